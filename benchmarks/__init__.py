@@ -1,0 +1,1 @@
+"""Figures for the documentation, measured side by side with what they are compared with."""

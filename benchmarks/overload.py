@@ -1,0 +1,130 @@
+"""`python -m benchmarks.overload`: what is answered in time when more is asked than can be."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from benchmarks.metering import Meter
+from benchmarks.names import check_names
+from benchmarks.open_loop import OpenLoop, Outcome, encode_post
+from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
+from benchmarks.systems import System, list_systems
+from benchmarks.trial import picture_host
+from benchmarks.workload import SMALL, make_workload
+from serving.program import run_program
+from serving.settings import at_least, load_settings, setting
+
+Rates = Sequence[Mapping[str, Any]]
+OURS = "ours, OpenVINO fp32"
+FACTORS = (0.5, 1.0, 2.0, 5.0, 10.0)  # of the capacity
+REFUSED = (429, 503)
+AT_ONCE = 16  # requests that find the capacity
+PAUSE = 2.0  # seconds between two rates
+HEAD = (
+    "times", "offered/s", "answered/s", "of the peak", "p50 ms", "p99 ms", "refused", "refusal p50 ms",
+    "refusal p99 ms", "others", "core-ms", "client",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OverloadSettings:
+    """Offer half to ten times of what the service can do."""
+
+    system: str = setting(OURS, "one of those of benchmarks.serve")
+    seconds: float = setting(15.0, "of each rate", parse=at_least(1, float))
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Find the capacity, then offer multiples of it."""
+    settings = load_settings(OverloadSettings, "python -m benchmarks.overload", "BENCH_", argv, environ)
+    stop_at_signals()
+    workload = make_workload()
+    systems = list_systems(workload)
+    check_names("--system", [settings.system], systems)
+    system = systems[settings.system]
+    machine = describe_machine("kserve", "uvicorn", "openvino")
+    results = Results("overload" if settings.system == OURS else "overload-other")  # the targets are about ours
+
+    def keep(rates: Rates) -> None:
+        results.write({"machine": machine, "system": settings.system, "rates": rates})
+
+    with picture_host(workload.pictures(SMALL)) as host, system.running(workload) as (address, meter):
+        system.wait_until_ready(address, host.urls[0], meter)
+        found = uvloop.run(_offer_all(system, address, host.urls, meter, settings.seconds, keep))
+    print(show_machine(machine))
+    print(show_rates(found))
+    print(results.file)
+
+
+async def _offer_all(
+    system: System, address: str, urls: Sequence[str], meter: Meter, seconds: float, keep: Callable[[Rates], None]
+) -> Rates:
+    """The capacity, then each rate; `keep` is called after each, so that they outlive an interruption."""
+    bodies = [system.body.replace("URL", url).encode() for url in urls]
+    client = OpenLoop(address, [encode_post(address, system.route, "application/json", body) for body in bodies])
+    await client.find_capacity(AT_ONCE, min(3.0, seconds))  # warms up
+    found = [_describe(1.0, await client.find_capacity(AT_ONCE, seconds), 0.0, 0.0, closed=True)]
+    keep(_compare_with_peak(found))
+    for factor in FACTORS:
+        await asyncio.sleep(PAUSE)
+        own, before = time.process_time(), meter.cpu_seconds()
+        outcome = await client.offer(factor * found[0]["answered"], seconds)
+        own, used = time.process_time() - own, meter.cpu_seconds() - before
+        found.append(_describe(factor, outcome, used, own))
+        keep(_compare_with_peak(found))
+    return _compare_with_peak(found)
+
+
+def _compare_with_peak(rates: Rates) -> Rates:
+    peak = max(rate["answered"] for rate in rates)
+    return [{**rate, "of_the_peak": rate["answered"] / peak} for rate in rates]
+
+
+def _describe(factor: float, outcome: Outcome, used: float, own: float, closed: bool = False) -> dict[str, Any]:
+    refused = [ms for status in REFUSED for ms in outcome.taken.get(status, ())]
+    count = max(1, sum(map(len, outcome.taken.values())))
+    return {
+        "factor": factor,
+        "closed_loop": closed,
+        "offered": outcome.offered,
+        "seconds": outcome.seconds,
+        "answered": outcome.goodput,
+        "statuses": {status: len(found) for status, found in outcome.taken.items()},
+        "good_ms": _percentiles(outcome.taken.get(200, [])),
+        "refused": len(refused),
+        "refused_ms": _percentiles(refused),
+        "core_ms": 1000 * used / count,  # of a request, answered or not
+        "client_core_ms": 1000 * own / count,
+    }
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    if len(values) < 2:
+        return {}
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return {"p50": cuts[49], "p90": cuts[89], "p99": cuts[98]}
+
+
+def show_rates(rates: Rates) -> str:
+    """The table."""
+    return show_table(HEAD, [_row(rate) for rate in rates])
+
+
+def _row(rate: Mapping[str, Any]) -> Sequence[str]:
+    others = sum(count for status, count in rate["statuses"].items() if int(status) not in (200, *REFUSED))
+    good, refused = (
+        [f"{rate[key][name]:.0f}" if rate[key] else "" for name in ("p50", "p99")] for key in ("good_ms", "refused_ms")
+    )
+    offered = (f"{AT_ONCE} at once", "") if rate["closed_loop"] else (f"{rate['factor']:g}", f"{rate['offered']:.0f}")
+    answered = (f"{rate['answered']:.1f}", f"{rate['of_the_peak']:.2f}")
+    costs = ("", "") if rate["closed_loop"] else (f"{rate['core_ms']:.2f}", f"{rate['client_core_ms']:.2f}")
+    return (*offered, *answered, *good, str(rate["refused"]), *refused, str(others), *costs)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,60 @@
+"""What `benchmarks.serve` measures: a few parts, each with its pictures, levels of concurrency and systems."""
+
+from dataclasses import dataclass
+
+from benchmarks.agreement import COMPARED
+from benchmarks.systems import GRPC, WITH_OUR_ENGINE, WITHOUT_MODEL
+from benchmarks.workload import SMALL
+
+BARE = {
+    "bare, torch fp32": ("model", "torch"),
+    "bare, OpenVINO fp32": ("exported-fp32", "openvino"),
+    "bare, OpenVINO bf16": ("exported-bf16", "openvino"),
+}
+ALL = (1, 8, 32, 128)
+SLOW = "Ray, as written"  # half a minute for a request: as rarely as it may be
+_OURS = ("ours, OpenVINO fp32", "ours, OpenVINO bf16")
+_FEW = (*_OURS, "FastAPI, OpenVINO fp32", "BentoML, OpenVINO fp32")
+
+_LATER = tuple(f"{peer}, OpenVINO bf16" for peer in WITH_OUR_ENGINE)  # not in the quick plan
+_ONCE = ("ours, OpenVINO fp32" + GRPC, WITHOUT_MODEL)  # in the quick plan
+
+
+@dataclass(frozen=True)
+class Part:
+    """Each of `systems` (all without any) is started in every round and asked at each level for `seconds`."""
+
+    pictures: str = SMALL
+    concurrency: tuple[int, ...] = (1, 8, 32)
+    seconds: float = 5.0
+    rounds: int = 3
+    systems: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    compared: int = COMPARED  # pictures whose answers are compared in the first round
+
+
+# On 2 cores that are idle otherwise.
+TAKES = {"quick": "25 minutes", "default": "2 hours", "full": "a night"}
+PLANS = {
+    # What the targets need.
+    "quick": (
+        Part(seconds=3, rounds=2, without=(SLOW, *_LATER, *_ONCE)),
+        Part(concurrency=(8,), seconds=100, rounds=1, systems=(SLOW,)),
+        Part(seconds=3, rounds=1, without=(SLOW, *_LATER, *_ONCE)),
+        Part(seconds=3, rounds=1, systems=_ONCE),
+    ),
+    "default": (
+        Part(concurrency=ALL, seconds=8, without=(SLOW,)),
+        Part(concurrency=(1, 8), seconds=100, systems=(SLOW,)),
+        Part("1080p", (8,), 8, systems=(*BARE, *_FEW)),
+        Part("12mp", (8,), 8, systems=(*BARE, *_FEW)),
+    ),
+    "full": tuple(
+        part
+        for pictures in (SMALL, "1080p", "12mp")
+        for part in (
+            Part(pictures, ALL, 15, 5, without=(SLOW,)),
+            Part(pictures, (1, 8), 60, 3, systems=(SLOW,)),
+        )
+    ),
+}

@@ -1,0 +1,80 @@
+"""Reads what `benchmarks.serve` wrote: medians of the rounds, None where nothing sound was measured."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.serve_table import is_sound, median, show_rounds
+from benchmarks.workload import SMALL
+
+Round = Mapping[str, Any]
+
+
+class Served:
+    """The rounds of the parts with pictures of one size."""
+
+    def __init__(self, figures: Any, pictures: str = SMALL) -> None:
+        self.rounds: dict[str, list[Round]] = {}
+        for part in figures["parts"] if figures else ():
+            if part["pictures"] == pictures:
+                for name, rounds in part["rounds"].items():
+                    self.rounds.setdefault(name, []).extend(rounds)
+
+    def levels(self, name: str, level: int) -> Sequence[Round]:
+        """The rounds of a system at one level of concurrency."""
+        found = [one["levels"][str(level)] for one in self.rounds.get(name, ()) if str(level) in one.get("levels", ())]
+        return found if found and is_sound(found) else ()
+
+    def figure(self, name: str, level: int, key: str) -> float | None:
+        """The median of one figure."""
+        levels = self.levels(name, level)
+        return median(levels, key) if levels else None
+
+    def per_second(self, name: str, level: int) -> float | None:
+        """Requests."""
+        return self.figure(name, level, "per_second")
+
+    def p99(self, name: str, level: int) -> float | None:
+        """Milliseconds."""
+        return self.figure(name, level, "p99")
+
+    def saturation(self, name: str) -> tuple[int, float] | None:
+        """The level with the most requests per second, and these."""
+        rates = [(level, found) for level in self.known_levels(name) if (found := self.per_second(name, level))]
+        return max(rates, key=lambda rate: rate[1], default=None)
+
+    def known_levels(self, name: str) -> list[int]:
+        """Those that were measured."""
+        return sorted({int(level) for one in self.rounds.get(name, ()) for level in one.get("levels", ())})
+
+    def agreement(self, name: str) -> float:
+        """The share of pictures that got the reference's best class; 0 for a system that was not measured."""
+        return min((one["agreement"]["same_best"] for one in self.rounds.get(name, ())), default=0.0)
+
+    def bare(self, name: str, key: str) -> float | None:
+        """A figure of forward and decode in one process."""
+        rounds = [one["bare"] for one in self.rounds.get(name, ()) if "bare" in one]
+        return median(rounds, key) if rounds else None
+
+    def limit(self, bare: str) -> float | None:
+        """Pictures per second without a server."""
+        return self.bare(bare, "pictures_per_second")
+
+    def core_ms_beyond(self, name: str, bare: str) -> float | None:
+        """Of a request at saturation, where batches are full, above batches of 8 without a server."""
+        most, theirs = self.saturation(name), self.bare(bare, "core_ms_at_8")
+        ours = self.figure(name, most[0], "core_ms") if most else None
+        return None if ours is None or theirs is None else ours - theirs
+
+    def added_ms(self, name: str, bare: str) -> float | None:
+        """The median time of a request alone, above that of its decode and its forward."""
+        ours, decode, forward = self.figure(name, 1, "p50"), self.bare(bare, "decode_ms"), self.bare(bare, "forward_ms")
+        return None if ours is None or decode is None or forward is None else ours - decode - forward
+
+
+def show_parts(figures: Any) -> str:
+    """A table for each size of pictures."""
+    means = {part["pictures"]: part["means"] for part in reversed(figures["parts"])}
+    return "\n".join(
+        f"\nPictures of {pictures}:\n\n{show_rounds(Served(figures, pictures).rounds, means[pictures])}"
+        for pictures in dict.fromkeys(part["pictures"] for part in figures["parts"])
+    )

@@ -1,0 +1,194 @@
+"""How each system is started and asked, and what of its answer is compared."""
+
+import json
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import grpc_load
+from benchmarks.agreement import Answer
+from benchmarks.load import Load, Unavailable, load_grpc, load_http
+from benchmarks.metering import Meter
+from benchmarks.workload import K, N, Workload
+from launch import FREE_PORTS, LOOPBACK, start_server
+
+BENCH = Path(".bench")
+PEERS = Path("benchmarks/peers")
+LOGS = BENCH / "logs"
+WITHOUT_MODEL = "ours without the model"  # what a request costs outside of it
+START_SECONDS = 150  # Ray takes a minute on an idle machine of two cores
+
+GRPC = ", gRPC"  # ends the names of systems that are asked over gRPC
+TRIED, CHOSEN, CHOSEN_WITH_OURS = "tried", "chosen", "chosen_with_our_engine"  # keys of SETTINGS
+SETTINGS = PEERS / "settings.json"
+WITH_OUR_ENGINE = ("FastAPI", "LitServe", "BentoML", "MLServer")
+QUERY = f'{{"url": "URL", "k": {K}, "n": {N}}}'
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the table; `body` is what it is asked, with URL where the picture's goes."""
+
+    name: str
+    start: "Callable[[System, Workload, Meter], str]"  # gives HOST:PORT
+    script: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    route: str = "/predict/"
+    body: str = QUERY
+    read: Callable[[Any], Answer] = lambda document: document
+
+    @contextmanager
+    def running(self, workload: Workload) -> Iterator[tuple[str, Meter]]:
+        """Its address and its meter, for the time of the block."""
+        meter = Meter()
+        LOGS.mkdir(parents=True, exist_ok=True)
+        try:
+            yield self.start(self, workload, meter), meter
+        finally:
+            meter.stop()
+
+    def wait_until_ready(self, address: str, picture: str, meter: Meter) -> None:
+        """Ask until there is an answer: some open their port long before their model is loaded."""
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.ask(address, picture)
+                return
+            except (OSError, ValueError, KeyError) as error:  # an answer may be one that says "not yet"
+                if time.monotonic() > end or not any(meter.processes()):
+                    raise Unavailable(f"it ended, or gave no answer within {START_SECONDS} s: {error}") from None
+            time.sleep(0.5)
+
+    def ask(self, address: str, picture: str, timeout: float = 60) -> Answer:
+        """One question, without keeping the connection."""
+        if self.name.endswith(GRPC):
+            return grpc_load.ask(address, picture, timeout)
+        body = self.body.replace("URL", picture).encode()
+        request = urllib.request.Request(f"http://{address}{self.route}", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return self.read(json.load(response))
+
+    def load(self, address: str, pictures: Sequence[str], concurrency: int, seconds: float) -> Load:
+        """As many questions as it answers."""
+        if self.name.endswith(GRPC):
+            return load_grpc(address, pictures, concurrency, seconds)
+        return load_http(address, self.route, self.body, pictures, concurrency, seconds)
+
+
+def start_ours(system: System, workload: Workload, meter: Meter) -> str:
+    """Predictor and transformer with their default settings; `script` is the predictor's module."""
+    flags = ["--model_dir", system.environ["MODEL_DIR"]]
+    predictor = start_server(
+        system.script, [*FREE_PORTS, *flags], LOGS / f"{system.name}-p.log", meter.environ, START_SECONDS
+    )
+    flags = ["--predictor_host", predictor.grpc, "--index_dir", str(workload.index), "--allow_networks", "127.0.0.1/32"]
+    transformer = start_server(
+        "transformer", [*FREE_PORTS, *flags], LOGS / f"{system.name}-t.log", meter.environ, START_SECONDS
+    )
+    return transformer.grpc if system.name.endswith(GRPC) else transformer.http
+
+
+def start_peer(system: System, workload: Workload, meter: Meter) -> str:
+    """Run its script in its environment, and wait until its port is open."""
+    python = BENCH / system.script.split("_")[0] / "bin" / "python"
+    if not python.exists():
+        raise Unavailable(f"{python} is not there: make bench-peers")
+    port = _free_port()
+    environ = {
+        **meter.environ,
+        "MODEL_DIR": str(workload.model.resolve()),
+        "INDEX_DIR": str(workload.index.resolve()),
+        "PORT": str(port),
+        "PYTHONPATH": str(PEERS.resolve()),
+        **system.environ,
+    }
+    with (LOGS / f"{system.name}.log").open("w") as log:
+        command = [str(python.absolute()), str((PEERS / system.script).resolve()) + ".py"]
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, cwd=LOGS)
+    end = time.monotonic() + START_SECONDS
+    while not _is_open(port):
+        if process.poll() is not None or time.monotonic() > end:
+            raise Unavailable(f"it did not start: see {LOGS / system.name}.log")
+        time.sleep(0.5)
+    return f"{LOOPBACK}:{port}"
+
+
+def _free_port() -> int:
+    with socket.socket() as first:
+        first.bind((LOOPBACK, 0))
+        return int(first.getsockname()[1])
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def list_systems(workload: Workload) -> dict[str, System]:
+    """All of them by name."""
+    fp32, bf16 = ({"MODEL_DIR": str(workload.exported(precision))} for precision in ("fp32", "bf16"))
+    ours = [
+        System("ours, torch fp32", start_ours, "predictor", {"MODEL_DIR": str(workload.model)}),
+        System("ours, OpenVINO fp32", start_ours, "predictor", fp32),
+        System("ours, OpenVINO fp32" + GRPC, start_ours, "predictor", fp32),
+        System("ours, OpenVINO bf16", start_ours, "predictor", bf16),
+        System(WITHOUT_MODEL, start_ours, "benchmarks.instant_predictor", fp32),
+    ]
+    peers = list_peers()
+    with_our_engine = [
+        replace(
+            peer,
+            name=f"{peer.name}, OpenVINO {precision}",
+            environ={"EXPORTED_DIR": str(workload.exported(precision).resolve())},
+        )
+        for precision in ("fp32", "bf16")
+        for peer in peers
+        if peer.name in WITH_OUR_ENGINE
+    ]
+    return {system.name: _with_settings(system) for system in (*ours, *peers, *with_our_engine)}
+
+
+def _with_settings(system: System) -> System:
+    """With the best of the settings that were tried for it."""
+    name, _, engine = system.name.partition(", OpenVINO")
+    entry = read_settings().get(name)
+    if not entry:
+        return system
+    chosen = entry[TRIED][entry[CHOSEN_WITH_OURS if engine else CHOSEN]]
+    return replace(system, environ={**system.environ, "SETTINGS": json.dumps(chosen)})
+
+
+def list_peers() -> list[System]:
+    """What one would use instead."""
+    return [
+        System("FastAPI", start_peer, "fastapi_app"),
+        System("LitServe", start_peer, "litserve_app"),
+        System("BentoML", start_peer, "bentoml_app"),
+        System("MLServer", start_peer, "mlserver_app", route="/v2/models/doggos/infer", body=_V2, read=_read_v2),
+        System("KServe sample", start_peer, "kserve_app", route="/v1/models/doggos:predict", body=_V1, read=_read_v1),
+        System("Ray, mended", start_peer, "ray_mended"),
+        System("Ray, as written", start_peer, "ray_tutorial"),
+    ]
+
+
+def read_settings() -> dict[str, Any]:
+    """Each peer's settings: those tried, and the position of the chosen ones."""
+    return json.loads(SETTINGS.read_text())  # type: ignore[no-any-return]
+
+
+_V1 = f'{{"instances": [{QUERY}]}}'
+_V2 = json.dumps({"inputs": [{"name": "query", "shape": [1, 1], "datatype": "BYTES", "data": [QUERY]}]})
+
+
+def _read_v1(document: Any) -> Answer:
+    return document["predictions"][0]  # type: ignore[no-any-return]
+
+
+def _read_v2(document: Any) -> Answer:
+    return json.loads(document["outputs"][0]["data"][0])  # type: ignore[no-any-return]

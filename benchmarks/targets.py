@@ -1,0 +1,165 @@
+"""`python -m benchmarks.targets`: what the project promises, beside what was measured last; it measures nothing."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.rounds import read_newest, show_machine, show_table
+from benchmarks.served import Served
+from benchmarks.systems import WITH_OUR_ENGINE
+from benchmarks.workload import ROWS
+from serving.errors import ArtefactError
+from serving.program import run_program
+
+EQUALS = ("FastAPI", "LitServe", "BentoML", "MLServer", "KServe sample")
+ENGINES = ("torch fp32", "OpenVINO fp32", "OpenVINO bf16")
+SAME_BEST = 0.98  # share of equal best classes below which a precision counts as another model
+DIM = 512
+MEASURED = ("serve", "overload", "start", "scale", "halves")
+INDEX_MEGABYTES = ROWS * DIM * 4 / 2**20  # as the meter counts them
+
+
+@dataclass(frozen=True)
+class Target:
+    """One line: `found` is None where nothing was measured."""
+
+    what: str
+    wanted: float
+    found: float | None
+    unit: str = ""
+    most: bool = False  # `wanted` is the most, not the least
+
+    @property
+    def met(self) -> str:
+        if self.found is None:
+            return "not measured"
+        return "yes" if (self.found <= self.wanted if self.most else self.found >= self.wanted) else "no"
+
+    def row(self) -> Sequence[str]:
+        """Of the table."""
+        wanted = f"{'at most' if self.most else 'at least'} {self.wanted:g}{self.unit}"
+        digits = 0 if (self.found or 0) >= 100 else 2
+        found = "" if self.found is None else f"{self.found:.{digits}f}{self.unit}"
+        return (self.what, wanted, found, self.met)
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Print the table."""
+    newest = read_all()
+    if not any(newest.values()):
+        raise ArtefactError("nothing was measured yet: make bench")
+    for name, found in newest.items():
+        print(f"{name}: {show_machine(found['machine']) if found else 'not measured'}")
+    print(show_targets(newest))
+
+
+def read_all() -> dict[str, Any]:
+    """What was measured last by each benchmark that has targets."""
+    return {name: read_newest(name) for name in MEASURED}
+
+
+def show_targets(newest: Mapping[str, Any]) -> str:
+    """The table."""
+    return show_table(("target", "wanted", "measured", "met"), [one.row() for one in list_targets(newest)])
+
+
+def list_targets(newest: Mapping[str, Any]) -> Iterator[Target]:
+    """All of them."""
+    yield from _serve_targets(Served(newest["serve"]))
+    yield from _overload_targets(newest["overload"])
+    yield from _start_targets(newest["start"])
+    # The cluster's figures have no two predictors without --pixels.
+    both = (newest["scale"], newest["halves"])
+    yield from _scale_targets(next((found for found in both if found and "two_predictors" in found), None))
+
+
+def _serve_targets(served: Served) -> Iterator[Target]:
+    sound = [name for name in map("ours, {}".format, ENGINES) if served.agreement(name) >= SAME_BEST]
+    best = _most(served.per_second(name, 8) for name in sound)
+    fp32 = served.per_second("ours, OpenVINO fp32", 8)
+    yield Target(
+        "requests/s at 8, against Ray as written", 1000, _over(best, served.per_second("Ray, as written", 8)), " times"
+    )
+    mended = served.per_second("Ray, mended", 8)
+    yield Target("the same against Ray mended, best precision that agrees", 20, _over(best, mended), " times")
+    yield Target("the same against Ray mended, fp32", 4, _over(fp32, mended), " times")
+    others = _most(served.per_second(name, 8) for name in EQUALS)
+    yield Target(
+        "requests/s at 8, against the best of the others with their engine", 1.3, _over(fp32, others), " times"
+    )
+    for precision in ("fp32", "bf16"):
+        same_engine = [f"{name}, OpenVINO {precision}" for name in WITH_OUR_ENGINE]
+        same = _most(served.per_second(name, 8) for name in same_engine)
+        with_ours = served.per_second(f"ours, OpenVINO {precision}", 8)
+        yield Target(f"the same with our engine, {precision}, in theirs", 1, _over(with_ours, same), " times")
+    for level in (1, 8, 32):
+        ours = served.p99("ours, OpenVINO fp32", level)
+        for which, names in (("theirs", EQUALS), ("ours", tuple(f"{name}, OpenVINO fp32" for name in WITH_OUR_ENGINE))):
+            least = _least(served.p99(name, level) for name in names)
+            yield Target(
+                f"p99 at {level} / the lowest of the others, engine {which}", 1, _over(ours, least), " times", most=True
+            )
+    yield from _limit_targets(served)
+
+
+def _limit_targets(served: Served) -> Iterator[Target]:
+    limit, most = served.limit("bare, OpenVINO fp32"), served.saturation("ours, OpenVINO fp32")
+    yield Target("throughput at saturation / forward + decode, OpenVINO fp32", 0.9, _over(most and most[1], limit))
+    for engine in ENGINES:
+        beyond = served.core_ms_beyond(f"ours, {engine}", f"bare, {engine}")
+        yield Target(f"core-ms a request at saturation beyond forward + decode, {engine}", 4, beyond, " ms", most=True)
+    for engine in ENGINES:
+        added = served.added_ms(f"ours, {engine}", f"bare, {engine}")
+        yield Target(f"p50 at 1 less forward less decode, {engine}", 4, added, " ms", most=True)
+
+
+def _overload_targets(found: Any) -> Iterator[Target]:
+    ten = next((rate for rate in found["rates"] if rate["factor"] == 10), None) if found else None
+    yield Target("answered at 10 times the capacity / at the peak", 0.9, ten and ten["of_the_peak"])
+    for name in ("p50", "p99"):
+        refused = ten["refused_ms"].get(name) if ten else None
+        yield Target(f"refusals there, {name}", 50, refused, " ms", most=True)
+
+
+def _start_targets(found: Any) -> Iterator[Target]:
+    for name, most in (
+        ("transformer", 3.5),
+        ("predictor, OpenVINO fp32", 4.5),
+        ("predictor, OpenVINO bf16", 4.5),
+        ("predictor, torch", 9.0),
+    ):
+        yield Target(f"ready: {name}", most, _median_start(found, name, "seconds"), " s", most=True)
+    memory = _median_start(found, "transformer", "megabytes")
+    above = None if memory is None else memory - INDEX_MEGABYTES
+    yield Target("memory of the transformer without its index", 250, above, " MB", most=True)
+    bf16 = _median_start(found, "predictor, OpenVINO bf16", "megabytes")
+    yield Target("memory of the predictor, OpenVINO bf16", 850, bf16, " MB", most=True)
+
+
+def _median_start(found: Any, name: str, key: str) -> float | None:
+    values = found["rounds"].get(name, {}).get(key, ()) if found else ()
+    return statistics.median(values) if values else None
+
+
+def _scale_targets(found: Any) -> Iterator[Target]:
+    ratio = found["two_predictors"]["ratio"] if found else None
+    uneven = found["two_predictors"]["points_from_even"] if found else None
+    yield Target("two predictors with half a core each / one", 1.8, ratio, " times")
+    yield Target("their shares' distance from even", 5, uneven, " points", most=True)
+
+
+def _over(value: float | None, other: float | None) -> float | None:
+    return None if value is None or not other else value / other
+
+
+def _most(values: Iterator[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _least(values: Iterator[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,154 @@
+"""What all systems serve and are asked: a ViT-B/32 of random weights, a head, an index and pictures, made once."""
+
+import functools
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from contract import ClipMark, Floats, Pixels
+
+ROOT = Path(".bench/workload")
+CLASSES, ROWS, PICTURES, LARGE_PICTURES = 120, 20_580, 48, 8  # the first two as in Stanford Dogs
+SMALL = "500x375"
+SIZES = {SMALL: (500, 375), "1080p": (1920, 1080), "12mp": (4000, 3000)}
+K, N = 3, 5  # asked of every system
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Where everything lies."""
+
+    root: Path = ROOT
+
+    @property
+    def model(self) -> Path:
+        """clip/ and head/, as the torch engine and the other systems load them."""
+        return self.root / "model"
+
+    @property
+    def index(self) -> Path:
+        """A folder with one Parquet file."""
+        return self.root / "index"
+
+    def exported(self, precision: str) -> Path:
+        """The folder that the OpenVINO engine serves."""
+        return self.root / f"exported-{precision}"
+
+    def pictures(self, size: str) -> Path:
+        """A folder of JPEGs."""
+        return self.root / "pictures" / size
+
+
+def make_workload(precisions: Sequence[str] = ("fp32", "bf16"), pictures: str = SMALL, root: Path = ROOT) -> Workload:
+    """Make what is not there yet; `precisions` that this processor lacks are left out."""
+    from predictor.openvino import find_precisions
+
+    workload = Workload(root)
+    for size in {SMALL, pictures}:
+        _make(workload.pictures(size), functools.partial(_draw, *SIZES[size]))
+    _make(workload.model, _make_clip)
+    _make(workload.index, functools.partial(_make_head_and_index, workload))
+    for precision in precisions:
+        if precision in find_precisions() and not workload.exported(precision).exists():
+            _export(workload, precision)
+    return workload
+
+
+def _make(target: Path, build: Callable[[Path], None]) -> None:
+    """Build under another name first, so that an interrupted run leaves nothing half made."""
+    if target.exists():
+        return
+    draft = target.with_name(target.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    build(draft)
+    draft.rename(target)
+
+
+def _draw(width: int, height: int, folder: Path) -> None:
+    """Pictures with the spectrum of photographs, so that their JPEGs are as long and as slow to decode."""
+    from PIL import Image
+
+    for number in range(PICTURES if width < 1000 else LARGE_PICTURES):
+        Image.fromarray(_draw_noise(width, height, number)).save(folder / f"{number:03}.jpg", quality=88)
+
+
+def _draw_noise(width: int, height: int, seed: int) -> Pixels:
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))  # [H, W // 2 + 1]
+    shape = (3, *frequency.shape)
+    spectrum = (random.normal(size=shape) + 1j * random.normal(size=shape)) / np.maximum(frequency, 1 / width) ** 1.2
+    spectrum[1:] = spectrum[:1] + 0.4 * spectrum[1:]  # colours follow the light
+    waves = np.fft.irfft2(spectrum, s=(height, width))  # [3, H, W]
+    levels = random.uniform(90, 160) + random.uniform(35, 70) * waves / waves.std()
+    pixels: Pixels = levels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return pixels
+
+
+def _make_clip(folder: Path) -> None:
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig()).eval().save_pretrained(folder / "clip")
+    CLIPImageProcessorPil().save_pretrained(folder / "clip")
+
+
+def _make_head_and_index(workload: Workload, index: Path) -> None:
+    """A head whose answers differ from picture to picture, and an index of rows near the pictures."""
+    from predictor.model import load_engine
+    from transformer.decode import decode
+
+    shutil.rmtree(workload.model / "head", ignore_errors=True)
+    bare = load_engine(workload.model, allow_unmarked=False, threads=None)
+    files = sorted(workload.pictures(SMALL).iterdir())
+    pixels = np.stack([decode(file.read_bytes(), bare.size, exif_orientation=False) for file in files])
+    embeddings = np.concatenate([bare.predict(part).embedding for part in np.split(pixels, len(pixels) // 8)])
+    mark = bare.clip.mark(exif_orientation=False)
+    classes = tuple(f"breed_{number:03}" for number in range(CLASSES))
+    _make_head(workload.model / "head", classes, embeddings, mark)
+    _make_index(index, classes, embeddings, mark)
+
+
+def _make_head(folder: Path, classes: tuple[str, ...], embeddings: Floats, mark: ClipMark) -> None:
+    """Random, but normalised by what the pictures really give, or every picture would get the same class."""
+    import torch
+
+    from predictor.head import Head, HeadArguments, TrainedHead, save_head
+
+    torch.manual_seed(1)
+    arguments = HeadArguments(mark.dim, 256, 0.3, len(classes))
+    head = Head(arguments).eval()
+    with torch.no_grad():
+        hidden = head.fc1(torch.from_numpy(embeddings))  # [N, 256]
+        head.batch_norm.running_mean.copy_(hidden.mean(0))  # type: ignore[union-attr]
+        head.batch_norm.running_var.copy_(hidden.var(0))  # type: ignore[union-attr]
+        head.fc2.weight.mul_(3)  # some classes are then more probable than others
+    save_head(TrainedHead(head, arguments, classes, mark), folder)
+
+
+def _make_index(folder: Path, classes: tuple[str, ...], embeddings: Floats, mark: ClipMark) -> None:
+    from embeddings import write_embeddings_part
+
+    random = np.random.default_rng(2)
+    rows = embeddings[random.integers(0, len(embeddings), ROWS)]
+    noise = random.normal(scale=0.5 * embeddings.std(0), size=rows.shape)
+    labels = [classes[number] for number in random.integers(0, len(classes), ROWS)]
+    paths = [f"{label}/{number:05}.jpg" for number, label in enumerate(labels)]
+    write_embeddings_part(folder / "part-00000.parquet", paths, labels, (rows + noise).astype(np.float32), mark)
+
+
+def _export(workload: Workload, precision: str) -> None:
+    """As a user would."""
+    flags = ["--model_dir", str(workload.model), "--output", str(workload.exported(precision))]
+    subprocess.run([sys.executable, "-m", "predictor.export", *flags, "--precision", precision], check=True)
+
+
+if __name__ == "__main__":
+    make_workload()

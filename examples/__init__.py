@@ -1,0 +1,1 @@
+"""What can be built on the service, in a few lines each."""

@@ -1,0 +1,1 @@
+"""Pixels to class probabilities and an embedding."""

@@ -1,0 +1,73 @@
+"""From settings to a warm engine behind its queue."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from predictor.batching import MicroBatcher
+from predictor.engine import Engine
+from predictor.server import PredictorModel
+from predictor.settings import PredictorSettings
+from serving.errors import SettingError
+from serving.logs import log
+from serving.metrics import PredictorMetrics
+
+
+async def load_predictor(settings: PredictorSettings, model: PredictorModel, metrics: PredictorMetrics) -> None:
+    """Load and warm up off the event loop, then let `model` serve."""
+    engine, origin = await asyncio.to_thread(_load_warm, settings)
+    model.take(engine, MicroBatcher(engine.predict, settings.max_batch, settings.max_queue, metrics))
+    metrics.model.info({"clip": engine.info.fingerprint, **origin})
+    log("model loaded", clip=engine.info.fingerprint, classes=len(engine.classes), size=engine.size, dim=engine.dim)
+
+
+def _load_warm(settings: PredictorSettings) -> tuple[Engine, Mapping[str, str]]:
+    """The engine, and where it came from."""
+    engine, origin = _load_openvino(settings) if settings.choose_engine() == "openvino" else _load_torch(settings)
+    log("engine", **origin)
+    _return_memory()
+    return engine, origin
+
+
+def _warm_up(engine: Engine, sizes: Iterable[int]) -> None:
+    for batch in sizes:
+        engine.predict(np.full((batch, engine.size, engine.size, 3), 128, np.uint8))
+
+
+def _return_memory() -> None:
+    """Give back what loading and compiling have freed: glibc would keep it for allocations that do not come."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _load_openvino(settings: PredictorSettings) -> tuple[Engine, Mapping[str, str]]:
+    from predictor.openvino import load_engine  # each environment has its own engine's libraries only
+
+    engine = load_engine(Path(settings.model_dir), settings.cpu_threads)
+    _warm_up(engine, range(1, settings.max_batch + 1))
+    return engine, {"engine": "openvino", "precision": engine.precision, "device": "cpu", "head": engine.head}
+
+
+def _load_torch(settings: PredictorSettings) -> tuple[Engine, Mapping[str, str]]:
+    if find_spec("torch") is None:
+        raise SettingError(
+            "--engine torch: this environment has no torch; write a folder for the openvino engine "
+            "with python -m predictor.export and name it with --model_dir"
+        )
+    # Where torch.compile keeps its kernels, so that the next start need not make them again.
+    kept = settings.cache or Path(tempfile.gettempdir(), f"doggos-{os.getuid()}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))
+    from predictor.source import open_source
+
+    with open_source(settings, settings.cpu_threads, settings.computing) as source:
+        engine = source.engine
+    _warm_up(engine, engine.warm_ups)
+    said = {"device": str(engine.device), "precision": engine.precision, "compiled": "on" if engine.compiled else "off"}
+    return engine, {"engine": "torch", **said, "head": source.reference}

@@ -1,0 +1,1 @@
+"""What both servers share around KServe."""

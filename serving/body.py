@@ -1,0 +1,57 @@
+"""A request's body, capped while it is read, and work that stops when the caller goes away."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from serving.errors import BodyTooSlow, CallerGone, TooLarge, UnsupportedContentType
+
+Answer = TypeVar("Answer")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, held by the request's share until it is answered.
+
+    Raises TooLarge as soon as it is known to be, QueueFull when all requests together hold too much, and BodyTooSlow
+    when the request's time is spent.
+    """
+    if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        raise UnsupportedContentType("the body must not be compressed: send it without Content-Encoding")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the body has more than {limit} bytes")
+    body = bytearray()  # not a list of chunks: the holes that those leave are not given back to the system
+    try:
+        async with asyncio.timeout(request.state.call.deadline.remaining()):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > limit:
+                    raise TooLarge(f"the body has more than {limit} bytes")
+                request.state.share.take(len(chunk))
+                body += chunk
+    except TimeoutError:
+        raise BodyTooSlow("the body did not arrive in the time that a request may take") from None
+    except ClientDisconnect:
+        raise CallerGone("the caller went away in the middle of the body") from None
+    return bytes(body)
+
+
+async def run_for_caller(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Do `work`, but cancel it when the caller closes the connection."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_wait_for_disconnect(request.receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise CallerGone("the caller went away before the answer")
+        return await task
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _wait_for_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:
+    message: dict[str, Any] = {}
+    while message.get("type") != "http.disconnect":
+        message = await receive()

@@ -1,0 +1,1 @@
+"""Tests against a Kubernetes cluster with KServe: `make test-cluster`."""

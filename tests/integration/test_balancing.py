@@ -1,0 +1,136 @@
+"""Several predictors behind one DNS name: all work, and none is missed when it goes."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from launch import Server, start_server
+from tests.callers import ask_rest, grpc_request, read_metrics, wait_until
+from tests.dns_server import NAME, DnsServer, running_dns_server
+from tests.stand_ins import COLOURS, draw, write_index
+from tests.traffic import Traffic
+
+HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+AGE = 2.0  # seconds
+BUDGET = 8.0
+
+
+@dataclass
+class Fleet:
+    """Predictors that share a port, the name server that knows some of them, and a transformer."""
+
+    port: int
+    folder: Path
+    names: DnsServer
+    transformer: Server
+    predictors: dict[str, Server]
+
+    def start(self, host: str) -> None:
+        self.predictors[host] = start_predictor(host, self.port, self.folder)
+
+    def answered(self, host: str) -> float:
+        return read_metrics(self.predictors[host]).get("doggos_requests_total{code=OK,protocol=grpc}", 0)
+
+
+def start_predictor(host: str, port: int, folder: Path) -> Server:
+    flags = ["--host", host, "--grpc_port", str(port), "--http_port", "0", "--metrics_port", "0"]
+    flags += ["--max_connection_age_seconds", str(AGE), "--forward_seconds", "0.005", "--drain_seconds", "1"]
+    flags += ["--max_queue", "1000"]
+    return start_server("tests.stand_ins", flags, folder / f"predictor-{host}.log")
+
+
+def port_free_on_all() -> int:
+    for port in range(18081, 19000):
+        with ExitStack() as stack:
+            try:
+                for host in HOSTS:
+                    stack.enter_context(socket.create_server((host, port)))
+            except OSError:
+                continue
+            return port
+    pytest.skip("no port is free on 127.0.0.1, .2 and .3: loopback has no such addresses here")
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    port = port_free_on_all()
+    index = write_index(folder / "index")
+    with running_dns_server(*HOSTS[:2]) as names, ExitStack() as stack, ThreadPoolExecutor() as starts:
+        starting = {host: starts.submit(start_predictor, host, port, folder) for host in HOSTS}
+        target = f"dns://127.0.0.1:{names.port}/{NAME}:{port}"
+        flags = ["--http_port", "0", "--grpc_port", "0", "--metrics_port", "0", "--index_dir", str(index)]
+        flags += ["--predictor_host", target, "--request_timeout", str(BUDGET)]
+        resolver = {"GRPC_DNS_RESOLVER": "ares"}
+        transformer = start_server("transformer", flags, folder / "transformer.log", resolver)
+        stack.callback(transformer.process.kill)
+        fleet = Fleet(port, folder, names, transformer, {host: start.result() for host, start in starting.items()})
+        yield fleet
+        for server in fleet.predictors.values():
+            server.process.kill()
+
+
+def test_all_predictors_get_traffic_within_the_connection_age(fleet: Fleet) -> None:
+    with Traffic(fleet.transformer) as traffic:
+        for host in HOSTS[:2]:
+            wait_until(lambda host=host: fleet.answered(host) > 20, f"traffic on {host}")  # type: ignore[misc]
+        assert fleet.answered(HOSTS[2]) == 0, "the third is not in the DNS yet"
+        fleet.names.addresses.append(HOSTS[2])
+        wait_until(lambda: fleet.answered(HOSTS[2]) > 20, "traffic on the third predictor")
+        counts = {host: fleet.answered(host) for host in HOSTS}
+        traffic.wait_for_more(60)
+        shares = [fleet.answered(host) - counts[host] for host in HOSTS]
+    assert min(shares) > 0.2 * sum(shares), f"round robin gives each a third, not {shares}"
+    assert not traffic.bad, f"connections that end by age lose no call: {traffic.codes}"
+
+
+def test_a_predictor_that_stops_loses_no_request(fleet: Fleet) -> None:
+    leaving = fleet.predictors[HOSTS[2]]
+    with Traffic(fleet.transformer) as traffic:
+        traffic.wait_for_more()
+        before = fleet.answered(HOSTS[2])
+        leaving.process.terminate()
+        fleet.names.addresses.remove(HOSTS[2])
+        assert leaving.process.wait(30) == 0
+        traffic.wait_for_more()
+    assert before > 0
+    assert not traffic.bad, traffic.codes
+
+
+def test_a_killed_predictor_loses_no_request(fleet: Fleet) -> None:
+    """Requests of 32 pictures: what gRPC's own retries refuse to send again."""
+    fleet.start(HOSTS[2])
+    fleet.names.addresses.append(HOSTS[2])
+    wait_until(
+        lambda: ask_rest(fleet.transformer).code == 200 and fleet.answered(HOSTS[2]) > 0,
+        "traffic on the predictor that came back",
+    )
+    message = grpc_request([draw(colour) for colour in COLOURS] * 8)
+    with Traffic(fleet.transformer, message) as traffic:
+        for host in HOSTS[1:]:
+            traffic.wait_for_more(10)
+            os.kill(fleet.predictors[host].process.pid, signal.SIGKILL)
+        traffic.wait_for_more(10)
+    assert not traffic.bad, traffic.codes
+
+
+def test_no_predictor_is_503_at_once_and_over_by_itself(fleet: Fleet) -> None:
+    os.kill(fleet.predictors[HOSTS[0]].process.pid, signal.SIGKILL)
+    fleet.predictors[HOSTS[0]].process.wait()
+    with Traffic(fleet.transformer, workers=2) as traffic:
+        traffic.wait_for_more(5)
+    assert {reply.code for reply in traffic.replies} <= {503, "UNAVAILABLE"}, traffic.codes
+    assert max(reply.seconds for reply in traffic.replies) < BUDGET / 2
+    assert httpx.get(f"http://{fleet.transformer.http}/v2/models/doggos/ready").status_code == 200
+    assert read_metrics(fleet.transformer)["doggos_predictor_up"] == 0
+    fleet.start(HOSTS[1])
+    wait_until(lambda: ask_rest(fleet.transformer).code == 200, "recovery")
+    assert read_metrics(fleet.transformer)["doggos_predictor_up"] == 1

@@ -1,0 +1,264 @@
+"""Small predictors for tests, which tell a picture by its colour: one in the test's process that misbehaves as it is
+told, and, as `python -m tests.stand_ins`, the real server around an engine that only pretends to compute."""
+
+import asyncio
+import contextlib
+import io
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from PIL import Image
+
+import contract
+from contract import CONTRACT_VERSION, RESIZE_BICUBIC, ClipMark, Pixels, Prediction, PredictorInfo
+from embeddings import write_embeddings_part
+from predictor.settings import PREFIX, PredictorSettings
+from serving.grpc_codec import decode_request, encode_response
+from serving.program import run_server
+from serving.settings import load_settings, setting
+from serving.stubs import load_messages
+from serving.v2 import InferRequest, InferResponse, Tensor
+
+SIZE = 64  # 32 pictures are more than the 256 KiB that gRPC itself would send again
+COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0), "white": (200, 200, 200)}
+CLASSES = tuple(COLOURS)  # sorted, as labels are
+MARK = ClipMark("0123456789abcdef", "stand-in", 4, False)
+INFO = PredictorInfo(MARK.fingerprint, CONTRACT_VERSION, RESIZE_BICUBIC)
+
+Result = TypeVar("Result")
+
+
+def draw(colour: str, size: int = SIZE) -> bytes:
+    """A picture of one colour, as PNG."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), COLOURS[colour]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def classify(pixels: Pixels, classes: Sequence[str] = CLASSES, info: PredictorInfo = INFO) -> Prediction:
+    """The most probable class is the picture's colour; the embedding is the colour and a one."""
+    colour = pixels.reshape(len(pixels), -1, 3).mean(axis=1) / 200  # [N, 3]
+    embedding = np.concatenate([colour, np.ones((len(colour), 1))], axis=1).astype(np.float32)  # [N, 4]
+    if not classes:
+        return Prediction(embedding, None, (), info)
+    known = np.array([COLOURS.get(name, (90, 90, 90)) for name in classes]) / 200  # [C, 3]
+    distance = ((colour[:, None] - known) ** 2).sum(axis=2)  # [N, C]
+    weights = np.exp(-5 * distance)
+    probabilities = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return Prediction(embedding, probabilities, tuple(classes), info)
+
+
+def write_index(
+    folder: Path, classes: Sequence[str] = CLASSES, mark: ClipMark = MARK, rows: int = 3, dim: int | None = None
+) -> Path:
+    """`rows` pictures of each class, whose embeddings are those of `classify`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = [name for name in classes for _ in range(rows)]
+    paths = [f"{name}/{row}.png" for name in classes for row in range(rows)]
+    pixels = np.array([[[COLOURS.get(name, (90, 90, 90))]] for name in labels], np.uint8)  # [N, 1, 1, 3]
+    embedding = classify(pixels).embedding
+    if dim is not None:
+        embedding, mark = np.ones((len(labels), dim), np.float32), replace(mark, dim=dim)
+    write_embeddings_part(folder / "part-00000.parquet", paths, labels, embedding, mark)
+    return folder
+
+
+@dataclass
+class Behaviour:
+    """How a stand-in answers."""
+
+    delay: float = 0.0  # seconds
+    hold: Path | None = None  # a file; no answer comes while it is there
+    error: tuple[grpc.StatusCode, str, Mapping[str, str]] | None = None
+    info: PredictorInfo = INFO
+    classes: Sequence[str] = CLASSES
+    change: Callable[[Any], None] = lambda message: None  # of the ModelInferResponse
+
+
+@dataclass
+class StandIn:
+    """A predictor on loopback, in a thread; `host` may be any of 127.0.0.0/8."""
+
+    port: int = 0
+    host: str = "127.0.0.1"
+    max_connection_age: float = 0.0  # seconds; 0 keeps connections
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    received: list[dict[str, str]] = field(default_factory=list)  # metadata of every call
+    time_left: list[float] = field(default_factory=list)  # of every call's deadline
+    running: int = 0
+    cancelled: int = 0
+
+    def __post_init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._server: Any = None
+
+    @property
+    def target(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def start(self) -> "StandIn":
+        """Listen, on the same port as before."""
+        self._run(self._start())
+        return self
+
+    def stop(self, grace: float | None = None) -> None:
+        """Close the port and the connections; calls in flight end after `grace`."""
+        self._run(self._server.stop(grace))
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def behave(self, **changes: Any) -> None:
+        """Answer like this from now on."""
+        self.behaviour = Behaviour(**changes)
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _start(self) -> None:
+        options = [("grpc.so_reuseport", 0), ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000)]
+        if self.max_connection_age:
+            options += [("grpc.max_connection_age_ms", int(self.max_connection_age * 1000))]
+            options += [("grpc.max_connection_age_grace_ms", 10_000)]
+        self._server = grpc.aio.server(options=options)
+        messages = load_messages()
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(method, request.FromString, answer.SerializeToString)
+            for name, method, request, answer in (
+                ("ModelInfer", self._infer, messages.ModelInferRequest, messages.ModelInferResponse),
+                ("ModelMetadata", self._metadata, messages.ModelMetadataRequest, messages.ModelMetadataResponse),
+            )
+        }
+        service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
+        self._server.add_generic_rpc_handlers((service,))
+        self.port = self._server.add_insecure_port(self.target)
+        await self._server.start()
+
+    async def _metadata(self, request: Any, context: Any) -> Any:
+        answer = load_messages().ModelMetadataResponse(name=request.name)
+        answer.inputs.add(name=contract.PIXELS, datatype="UINT8", shape=[-1, SIZE, SIZE, 3])
+        return answer
+
+    async def _infer(self, message: Any, context: Any) -> Any:
+        self.received.append({key: value for key, value in context.invocation_metadata() if isinstance(value, str)})
+        self.time_left.append(context.time_remaining())
+        behaviour = self.behaviour
+        self.running += 1
+        try:
+            await asyncio.sleep(behaviour.delay)
+            while behaviour.hold and behaviour.hold.exists():  # noqa: ASYNC110  # a file says nothing when it goes
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+        if behaviour.error:
+            code, details, trailing = behaviour.error
+            await context.abort(code, details, tuple(trailing.items()))
+        request = decode_request(message)
+        answer = encode_prediction(request, behaviour)
+        behaviour.change(answer)
+        return answer
+
+
+def encode_prediction(request: InferRequest, behaviour: Behaviour) -> Any:
+    """The ModelInferResponse to a request with pixels."""
+    prediction = classify(request.inputs[contract.PIXELS].array, behaviour.classes, behaviour.info)
+    outputs = [Tensor(contract.EMBEDDING, "FP32", prediction.embedding)]
+    if prediction.probabilities is not None:
+        outputs.append(Tensor(contract.PROBABILITIES, "FP32", prediction.probabilities))
+        outputs.append(Tensor.of_strings(contract.CLASSES, prediction.classes, [len(prediction.classes)]))
+    return encode_response("doggos", request, InferResponse(outputs, prediction.info.to_parameters()), raw=True)
+
+
+@contextlib.contextmanager
+def running_stand_in(**fields: Any) -> Iterator[StandIn]:
+    """A stand-in for the time of the block."""
+    stand_in = StandIn(**fields).start()
+    try:
+        yield stand_in
+    finally:
+        stand_in.close()
+
+
+@dataclass(frozen=True)
+class PretenderSettings(PredictorSettings):
+    """The predictor's server, queue and metrics around an engine that only waits."""
+
+    load_seconds: float = setting(0.0, "seconds that loading takes")
+    load_error: str = setting("", "what loading fails with")
+    forward_seconds: float = setting(0.0, "seconds that one forward takes")
+    hold: str = setting("", "file; no forward ends while it is there")
+    fail_on_black: bool = setting(False, "have the engine fail on a batch with a black picture in it")
+
+
+@dataclass
+class Pretender:
+    """An engine; see `predictor.engine.Engine`."""
+
+    settings: PretenderSettings
+    size: int = SIZE
+    dim: int = MARK.dim
+    classes: tuple[str, ...] = CLASSES
+    info: PredictorInfo = INFO
+
+    def predict(self, pixels: Pixels) -> Prediction:
+        time.sleep(self.settings.forward_seconds)
+        while self.settings.hold and Path(self.settings.hold).exists():
+            time.sleep(0.01)
+        if self.settings.fail_on_black and not pixels.reshape(len(pixels), -1).any(axis=1).all():
+            raise RuntimeError("the engine does not like black")
+        return classify(pixels)
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Serve the pretender until SIGTERM."""
+    settings = load_settings(PretenderSettings, "python -m tests.stand_ins", PREFIX, argv, environ)
+    from serving.lifecycle import run_process
+
+    run_process(_serve(settings))
+
+
+async def _serve(settings: PretenderSettings) -> None:
+    from predictor.batching import MicroBatcher
+    from predictor.openapi import describe_predictor
+    from predictor.server import PredictorModel
+    from serving.held import ByteBudget
+    from serving.lifecycle import Process
+    from serving.logs import configure_logs
+    from serving.metrics import PredictorMetrics
+    from serving.repository import Repository
+    from serving.rest import build_app
+    from serving.tracing import open_tracer
+
+    configure_logs(settings.log_level)
+    metrics, tracer = PredictorMetrics(), open_tracer("doggos-predictor", os.environ)
+    model = PredictorModel(settings.model_name, settings.max_pictures)
+
+    async def load() -> None:
+        await asyncio.to_thread(time.sleep, settings.load_seconds)
+        if settings.load_error:
+            raise RuntimeError(settings.load_error)
+        engine = Pretender(settings)
+        model.take(engine, MicroBatcher(engine.predict, settings.max_batch, settings.max_queue, metrics))
+
+    repository = Repository(model, load, settings.read_repository_token())
+    document = describe_predictor(settings.model_name, settings.max_pictures)
+    held = ByteBudget(settings.max_held_bytes)
+    app = build_app(repository, metrics, settings, document, tracer, held)
+    await Process(repository, app, metrics, settings, tracer, held).run()
+
+
+if __name__ == "__main__":
+    run_server(main)

@@ -1,0 +1,141 @@
+"""What the benchmarks say of figures, and that they ask what they mean to; they run in `make bench-smoke`."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import rounds as rounds_module
+from benchmarks.open_loop import LOST, OpenLoop, encode_post
+from benchmarks.page import PAGE, TABLES, fill
+from benchmarks.plans import BARE, PLANS, TAKES
+from benchmarks.served import Served
+from benchmarks.systems import TRIED, list_systems, read_settings
+from benchmarks.targets import list_targets
+from benchmarks.workload import Workload
+from serving.errors import ArtefactError
+
+
+def load(per_second: float, p50: float = 50.0, **changes: Any) -> dict[str, Any]:
+    costs = {"core_ms": 60.0, "client_core_ms": 0.1, "host_core_ms": 0.1, "megabytes": 900.0}
+    return {
+        "per_second": per_second,
+        "requests": 100,
+        "errors": 0,
+        "not_2xx": 0,
+        "p50": p50,
+        "p99": 90.0,
+        **costs,
+        **changes,
+    }
+
+
+def rounds(*loads: dict[str, Any], same_best: float = 1.0) -> list[dict[str, Any]]:
+    agreement = {"same_best": same_best, "matches_in_common": 1.0}
+    return [{"agreement": agreement, "levels": {"8": one, "1": one}} for one in loads]
+
+
+def serve(**systems: list[dict[str, Any]]) -> dict[str, Any]:
+    names = {
+        "ours": "ours, OpenVINO fp32",
+        "bf16": "ours, OpenVINO bf16",
+        "ray": "Ray, mended",
+        "bare": "bare, OpenVINO fp32",
+    }
+    return {"parts": [{"pictures": "500x375", "rounds": {names[key]: found for key, found in systems.items()}}]}
+
+
+def find(figures: dict[str, Any] | None, what: str, **others: Any) -> str:
+    newest = {**dict.fromkeys(("overload", "start", "scale", "halves")), **others}
+    (found,) = [target for target in list_targets({"serve": figures, **newest}) if target.what == what]
+    return found.met
+
+
+def test_a_target_is_judged_by_the_median_of_sound_rounds() -> None:
+    fp32, ray = "the same against Ray mended, fp32", rounds(load(10), load(11), load(30))
+    assert find(serve(ours=rounds(load(43), load(44), load(45)), ray=ray), fp32) == "yes"
+    assert find(serve(ours=rounds(load(43), load(43), load(99)), ray=ray), fp32) == "no"
+    assert find(serve(ours=rounds(load(44), load(99, errors=1)), ray=ray), fp32) == "not measured"
+    assert find(serve(ours=rounds(load(44))), fp32) == "not measured"
+
+
+def test_a_precision_that_answers_otherwise_does_not_count() -> None:
+    ours, ray = rounds(load(100)), rounds(load(10))
+    best = "the same against Ray mended, best precision that agrees"
+    assert find(serve(ours=ours, bf16=rounds(load(300)), ray=ray), best) == "yes"
+    assert find(serve(ours=ours, bf16=rounds(load(300), same_best=0.9), ray=ray), best) == "no"
+
+
+def test_what_is_added_is_the_median_request_less_decode_and_forward() -> None:
+    bare = [{"bare": {"decode_ms": 3.0, "forward_ms": 43.5, "core_ms_at_8": 57.0, "pictures_per_second": 36.0}}]
+    served = Served(serve(ours=rounds(load(35, p50=50.0)), bare=bare))
+    assert served.added_ms("ours, OpenVINO fp32", "bare, OpenVINO fp32") == pytest.approx(3.5)
+    assert served.core_ms_beyond("ours, OpenVINO fp32", "bare, OpenVINO fp32") == pytest.approx(3.0)
+
+
+def test_two_predictors_are_those_of_halves_where_the_cluster_measured_none() -> None:
+    what, two = "two predictors with half a core each / one", {"ratio": 1.9, "points_from_even": 1.0}
+    assert find(None, what, scale={"levels": []}, halves={"two_predictors": two}) == "yes"
+    assert find(None, what, scale={"levels": []}) == "not measured"
+    assert find(None, what, scale={"two_predictors": two | {"ratio": 1.5}}, halves={"two_predictors": two}) == "no"
+
+
+def test_plans_and_settings_name_systems_that_there_are() -> None:
+    systems = list_systems(Workload())
+    named = {name for plan in PLANS.values() for part in plan for name in (*part.systems, *part.without)}
+    assert named <= {*systems, *BARE}
+    assert set(read_settings()) <= set(systems)
+    assert all(len(entry[TRIED]) == 3 for entry in read_settings().values())
+
+
+def test_a_part_of_a_plan_does_not_take_the_place_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_module, "RESULTS", tmp_path)
+    for name in ("serve-20261124T100000Z", "serve-20261125T100000Z", "serve-part-20261126T100000Z"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    assert rounds_module.find_newest("serve") == tmp_path / "serve-20261125T100000Z.json"
+    assert rounds_module.find_newest("serve-part") == tmp_path / "serve-part-20261126T100000Z.json"
+
+
+def test_the_page_says_how_long_a_plan_takes() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", PAGE.read_text(), re.MULTILINE))
+    assert rows == TAKES
+
+
+def test_the_page_has_a_place_for_each_table() -> None:
+    page = PAGE.read_text()
+    for name in ("targets", *TABLES):
+        filled = fill(page, name, "new figures")
+        assert filled.count("new figures") == 1
+        assert fill(filled, name, "newer figures").count("new figures") == 0
+    with pytest.raises(ArtefactError, match="no <!-- table -->"):
+        fill(page, "table", "")
+
+
+def test_the_open_loop_does_not_wait_for_answers() -> None:
+    released, asked = asyncio.Event(), []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            body = await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+            asked.append(body)
+            if len(asked) == 20:
+                released.set()  # nobody was answered until then
+            await released.wait()
+            if len(asked) > 20:
+                break
+            status = b"429 Too Many Requests" if body == b"two" else b"200 OK"
+            writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 3\r\n\r\n{}\n")
+        writer.close()
+
+    async def offer() -> dict[int, int]:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            client = OpenLoop(address, [encode_post("here", "/", "text/plain", body) for body in (b"one", b"two")])
+            outcome = await client.offer(rate=200, seconds=0.1)
+            lost = await client.offer(rate=10, seconds=0.1)
+            return {**{status: len(found) for status, found in outcome.taken.items()}, **dict.fromkeys(lost.taken, -1)}
+
+    found = asyncio.run(asyncio.wait_for(offer(), 60))
+    assert found == {200: 10, 429: 10, LOST: -1}

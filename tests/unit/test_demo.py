@@ -1,0 +1,31 @@
+"""What makes two demos the same one."""
+
+from pathlib import Path
+
+import pytest
+
+from demo import main
+from serving.errors import SettingError
+from workshop import Workshop
+
+
+def test_other_pictures_are_another_demo(tmp_path: Path) -> None:
+    def root() -> Path:
+        return Workshop(str(tmp_path / "demo"), images=str(tmp_path / "photos")).root
+
+    for name in ("red/0.jpg", "blue/0.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        (tmp_path / "photos" / name).write_bytes(b"")
+    first = root()
+    assert root() == first
+    (tmp_path / "photos/red/1.jpg").write_bytes(b"")
+    assert root() != first, "an index of the old pictures would answer for the new ones"
+
+
+def test_one_class_is_refused_before_minutes_of_work(tmp_path: Path) -> None:
+    (tmp_path / "photos/red").mkdir(parents=True)
+    (tmp_path / "photos/red/0.jpg").write_bytes(b"")
+    environ = {"IMAGES": str(tmp_path / "photos"), "DEMO_FOLDER": str(tmp_path / "demo")}
+    with pytest.raises(SettingError, match="has one class only"):
+        main([], environ)
+    assert not (tmp_path / "demo").exists()

@@ -1,0 +1,1 @@
+"""A picture's URL to pixels, and an embedding to similar pictures."""

@@ -1,0 +1,162 @@
+"""The pictures most like an embedding, among those of given classes: exact, in one matrix in memory."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract import ClipMark, Floats
+from embeddings import Embeddings, read_embeddings
+from serving.errors import ArtefactError, ServiceError
+
+_COLUMN_BLOCK = 32  # columns moved at a time when rows are sorted in place: a sixteenth of 512 beside the matrix
+_ROW_BLOCK = 512
+
+
+class Match(NamedTuple):
+    """One picture of the index."""
+
+    label: str
+    path: str
+    similarity: float  # cosine, -1 to 1
+
+
+class Index(Protocol):
+    """What can be searched for similar pictures."""
+
+    mark: ClipMark | None
+    classes: tuple[str, ...]
+    dim: int
+    rows: int
+    paths: Any  # [N] strings of pyarrow
+
+    def pick(self, count: int) -> list[tuple[str, str]]:
+        """Class and path of up to `count` pictures, each of another class."""
+        ...
+
+    def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[Match]:
+        """The `n` rows of `classes` most similar to `embedding` [D], best first."""
+        ...
+
+
+class ExactIndex:
+    """All rows, L2-normalised and sorted by class, so that a filter by class is a few slices.
+
+    Ties go to the row that came first in the files. A row of zeros has similarity 0 to everything. Rows of float16 have
+    been normalised before they were rounded; the search is exact among the rounded ones.
+    """
+
+    def __init__(self, embeddings: Embeddings, *, in_place: bool = False) -> None:
+        """Build from `embeddings`; with `in_place` their matrix is sorted and normalised instead of copied."""
+        self.mark = embeddings.mark
+        self.classes = embeddings.labels
+        self.rows, self.dim = embeddings.matrix.shape
+        order = np.argsort(embeddings.codes, kind="stable")  # [N]: where each sorted row stood in the files
+        self._order = order
+        self.paths = embeddings.paths.take(order)
+        bounds = np.searchsorted(embeddings.codes[order], np.arange(len(self.classes) + 1))  # [C + 1]
+        self._bounds: list[int] = bounds.tolist()  # a list, because single numbers of an array are slow to take
+        self._code_of = {label: code for code, label in enumerate(self.classes)}
+        self._matrix = embeddings.matrix if in_place else embeddings.matrix.copy()  # [N, D]
+        _sort_rows(self._matrix, order)
+        if self._matrix.dtype != np.float16:
+            _normalise_rows(self._matrix)
+        # |computed - exact| of a float32 dot product of D terms and of unit vectors is at most D * 2^-24 (Higham, 3.1),
+        # here doubled for the rounding of the vectors themselves, and again because two products are compared.
+        self._margin = np.float32(4 * self.dim * 2.0**-24)
+
+    def pick(self, count: int) -> list[tuple[str, str]]:
+        """Class and path of up to `count` pictures, of classes that are spread over all of them."""
+        codes = np.linspace(0, len(self.classes) - 1, min(count, len(self.classes))).astype(int)
+        return [(self.classes[code], self.paths[self._bounds[code]].as_py()) for code in codes]
+
+    def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[Match]:
+        """The `n` rows of `classes` most similar to `embedding` [D], best first; fewer when there are fewer rows.
+
+        Classes that the index does not have are ignored. The embedding need not be normalised.
+        """
+        slices = self._slices(classes)
+        if n < 1 or not slices:
+            return []
+        query = _unit(embedding)  # [D] float64
+        positions = self._candidates(query.astype(np.float32), slices, n)
+        # Scored again in float64, each row by itself: how BLAS rounds a row depends on the rows around it, which
+        # would tear ties apart.
+        scores = (self._matrix[positions] * query).sum(axis=1).astype(np.float32)
+        best = np.lexsort((self._order[positions], -scores))[:n]
+        return [self._match(int(positions[i]), float(scores[i])) for i in best]
+
+    def _slices(self, classes: Sequence[str]) -> list[tuple[int, int]]:
+        """Where the rows of `classes` are, neighbours merged: [(first, past last)]."""
+        slices: list[tuple[int, int]] = []
+        for code in sorted({self._code_of[label] for label in classes if label in self._code_of}):
+            first, last = self._bounds[code], self._bounds[code + 1]
+            if slices and slices[-1][1] == first:
+                slices[-1] = (slices[-1][0], last)
+            else:
+                slices.append((first, last))
+        return slices
+
+    def _candidates(self, query: Floats, slices: list[tuple[int, int]], n: int) -> NDArray[np.intp]:
+        """Positions of all rows that may be among the best `n`: a few more than `n`."""
+        positions: NDArray[np.intp] = np.concatenate([np.arange(first, last) for first, last in slices])
+        scores = np.concatenate([self._multiply(first, last, query) for first, last in slices])
+        if len(scores) <= n:
+            return positions
+        least = np.partition(scores, -n)[-n] - self._margin
+        close: NDArray[np.intp] = positions[scores >= least]
+        return close
+
+    def _multiply(self, first: int, last: int, query: Floats) -> Floats:
+        """Similarities of the rows in a slice. BLAS knows no float16: such rows are widened while they are in cache."""
+        if self._matrix.dtype != np.float16:
+            return self._matrix[first:last] @ query
+        blocks = [self._matrix[row : min(row + _ROW_BLOCK, last)] for row in range(first, last, _ROW_BLOCK)]
+        return np.concatenate([block.astype(np.float32) @ query for block in blocks])
+
+    def _match(self, position: int, similarity: float) -> Match:
+        code = bisect_right(self._bounds, position) - 1
+        return Match(self.classes[code], self.paths[position].as_py(), similarity)
+
+
+def load_index(location: str, *, allow_unmarked: bool = False, dtype: str = "float32") -> ExactIndex:
+    """Read the embeddings at `location` and make them searchable; raises ArtefactError.
+
+    `dtype` float16 takes half the memory, and a similarity is then off by up to 0.0005.
+    """
+    embeddings = read_embeddings(location, _normalise_and_round) if dtype == "float16" else read_embeddings(location)
+    if embeddings.mark is None and not allow_unmarked:
+        raise ArtefactError("the index does not say which CLIP made it; pass --allow_unmarked on to take it")
+    return ExactIndex(embeddings, in_place=True)
+
+
+def _normalise_and_round(vectors: Floats) -> NDArray[np.float16]:
+    """Unit vectors of float16: of any length they might not fit into its range."""
+    owned = vectors.copy()
+    _normalise_rows(owned)
+    return owned.astype(np.float16)
+
+
+def _unit(embedding: Floats) -> NDArray[np.float64]:
+    query = embedding.astype(np.float64)
+    norm = float(np.sqrt(query @ query))
+    if not np.isfinite(norm):
+        raise ServiceError("the embedding of the picture has values that are not finite")
+    return query / norm if norm else query
+
+
+def _sort_rows(matrix: Floats, order: NDArray[np.intp]) -> None:
+    """Put the rows in `order`, some columns at a time so that no second matrix is needed."""
+    for first in range(0, matrix.shape[1], _COLUMN_BLOCK):
+        columns = slice(first, first + _COLUMN_BLOCK)
+        matrix[:, columns] = matrix[order, columns]
+
+
+def _normalise_rows(matrix: Floats) -> None:
+    """Divide each row by its length, in float64; rows of zeros stay."""
+    for first in range(0, len(matrix), _ROW_BLOCK):
+        block = matrix[first : first + _ROW_BLOCK]
+        norms = np.linalg.norm(block.astype(np.float64), axis=1, keepdims=True)  # [rows, 1]
+        block[:] = block / np.where(norms == 0, 1, norms)
