@@ -1,7 +1,7 @@
 """The way to the predictor: one gRPC channel over all its pods, raw tensors, our errors."""
 
 import asyncio
-import json
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -11,36 +11,18 @@ from contract import Pixels, Prediction
 from serving.call import Call
 from serving.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError, TooLarge
 from serving.grpc_codec import encode_request
-from serving.stubs import load_messages, method_path
+from serving.stubs import load_messages
 from serving.v2 import InferRequest, Tensor
 from transformer.prediction import PredictionReader
+from transformer.replicas import Methods, Replicas
 
-KEEPALIVE_MS = 20_000
-
-PAUSES = (0.05, 0.15, 0.45)  # seconds before each further attempt
+PAUSES = (0.05, 0.15, 0.45, 1.0)  # seconds before each further attempt; after the last, pods were looked up again
 _RETRIED = {
     grpc.StatusCode.UNAVAILABLE,  # gone, or not ready yet
     grpc.StatusCode.CANCELLED,  # met a server that was just stopping; our own cancellation is no RpcError
     grpc.StatusCode.INTERNAL,  # its engine failed, or its connection broke in the middle of the answer
     grpc.StatusCode.UNKNOWN,
 }
-# No retry policy of gRPC's own: it gives up on requests of more than 256 KiB and once an answer has begun.
-_SERVICE_CONFIG: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-_OPTIONS = [
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    ("grpc.enable_retries", 1),  # of calls that no server has seen
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.enable_http_proxy", 0),
-]
-
 
 _TOO_LARGE = "the pictures of this request are too many for one message to the predictor: send fewer at once"
 
@@ -50,24 +32,13 @@ class PredictorChannel:
 
     def __init__(self, target: str, model_name: str) -> None:
         self._model_name = model_name
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-        messages = load_messages()
-        self._infer = self._channel.unary_unary(
-            method_path("ModelInfer"),
-            request_serializer=messages.ModelInferRequest.SerializeToString,
-            response_deserializer=messages.ModelInferResponse.FromString,
-        )
-        self._metadata = self._channel.unary_unary(
-            method_path("ModelMetadata"),
-            request_serializer=messages.ModelMetadataRequest.SerializeToString,
-            response_deserializer=messages.ModelMetadataResponse.FromString,
-        )
+        self._replicas = Replicas(target)
         self._reader = PredictionReader()
 
     async def read_size(self, call: Call) -> int:
         """S, from the shape of `pixels` in the predictor's metadata."""
         message = load_messages().ModelMetadataRequest(name=self._model_name)
-        answer = await self._call(self._metadata, message, call)
+        answer = await self._call(lambda methods: methods.metadata, message, call)
         shapes = [list(tensor.shape) for tensor in answer.inputs if tensor.name == contract.PIXELS]
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != shapes[0][2] or shapes[0][1] <= 0:
             raise NotReady("the predictor does not take pixels of one size: is it a doggos predictor?")
@@ -77,14 +48,18 @@ class PredictorChannel:
         """Classify and embed [N, S, S, 3]; raises NotReady, QueueFull, TooLarge or DeadlineExceeded."""
         request = InferRequest({contract.PIXELS: Tensor(contract.PIXELS, "UINT8", pixels)}, id=call.request_id)
         message = encode_request(self._model_name, request)
-        return self._reader.read(await self._call(self._infer, message, call), len(pixels))
+        return self._reader.read(await self._call(lambda methods: methods.infer, message, call), len(pixels))
 
-    async def _call(self, method: Any, message: Any, call: Call) -> Any:
+    async def _call(self, choose: Callable[[Methods], Any], message: Any, call: Call) -> Any:
         """The answer; whatever happened to an attempt, repeating it is safe and may meet another predictor."""
         for pause in (*PAUSES, None):
             try:
-                return await method(message, timeout=call.deadline.remaining(), metadata=call.metadata())
+                with self._replicas.use() as methods:
+                    method = choose(methods)
+                    return await method(message, timeout=call.deadline.remaining(), metadata=call.metadata())
             except grpc.aio.AioRpcError as error:
+                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                    self._replicas.note_failure()
                 if pause is None or error.code() not in _RETRIED or call.deadline.remaining() <= pause:
                     raise _translate(error) from None
             await asyncio.sleep(pause)
@@ -92,7 +67,7 @@ class PredictorChannel:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._channel.close()
+        await self._replicas.close()
 
 
 def _translate(error: Any) -> ServiceError:

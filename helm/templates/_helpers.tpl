@@ -42,7 +42,7 @@ app: isvc.{{ (index . 0).Release.Name }}-{{ index . 1 }}
 - {name: metrics, containerPort: 8082, protocol: TCP}
 {{- end }}
 
-{{/* Probes and the pause before SIGTERM: (list . seconds-to-start) */}}
+{{/* Probes and the pause before SIGTERM: (list . "predictor" seconds-to-start) */}}
 {{- define "doggos.lifecycle" -}}
 {{- $ := index . 0 -}}
 {{- $ready := printf "{path: /v2/models/%s/ready, port: http1}" $.Values.modelName -}}
@@ -50,7 +50,7 @@ startupProbe:
   httpGet: {{ $ready }}
   periodSeconds: 5
   timeoutSeconds: 3
-  failureThreshold: {{ div (add (index . 1) 4) 5 }}
+  failureThreshold: {{ div (add (index . 2) 4) 5 }}
 readinessProbe:
   httpGet: {{ $ready }}
   periodSeconds: 5
@@ -63,7 +63,7 @@ livenessProbe:
   failureThreshold: 3
 lifecycle:
   preStop:
-    sleep: {seconds: {{ $.Values.shutdown.preStopSeconds }}}
+    sleep: {seconds: {{ index $.Values.shutdown.preStopSeconds (index . 1) }}}
 {{- end }}
 
 {{/* Flags that both servers take. */}}
@@ -87,7 +87,7 @@ serviceAccountName: {{ $.Release.Name }}-{{ index . 1 }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext: {{- toYaml $.Values.security.pod | nindent 2 }}
-terminationGracePeriodSeconds: {{ include "doggos.terminationGrace" $ }}
+terminationGracePeriodSeconds: {{ include "doggos.terminationGrace" . }}
 {{- with $.Values.image.pullSecrets }}
 imagePullSecrets:
 {{- range . }}
@@ -115,9 +115,8 @@ topologySpreadConstraints:
 {{- end }}
 
 {{- define "doggos.terminationGrace" -}}
-{{- with .Values.shutdown -}}
-{{- add .preStopSeconds .drainSeconds .graceSeconds 10 -}}
-{{- end -}}
+{{- $shutdown := (index . 0).Values.shutdown -}}
+{{- add (index $shutdown.preStopSeconds (index . 1)) $shutdown.drainSeconds $shutdown.graceSeconds 10 -}}
 {{- end }}
 
 {{- define "doggos.strategy" -}}

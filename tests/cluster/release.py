@@ -1,5 +1,6 @@
 """A release of the chart in a test's namespace, changed by the deploy program as a pipeline would."""
 
+import contextlib
 import copy
 import json
 import os
@@ -10,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.tools import DeployFailed
 from tests.cluster import kube
 from tests.cluster.artefacts import ROOT
 from tests.cluster.load import Door
 
 RELEASE = "doggos"
+KNOWN_SECONDS = 12.0
+"""After which every transformer sends to a new predictor: 5 s in the DNS's cache, 5 s between questions to it."""
 Values = dict[str, Any]
 
 
@@ -81,6 +85,20 @@ class Release:
 
     def names(self, part: str) -> list[str]:
         return [pod["metadata"]["name"] for pod in self.pods(part)]
+
+    def read_logs(self, part: str) -> list[dict[str, Any]]:
+        """Every line that the part's pods logged, each of which must be JSON, but for the one that says it is ready."""
+        selector = f"app=isvc.{RELEASE}-{part}"
+        lines = kube.kubectl("logs", "-n", self.namespace, "-l", selector, "--tail=2000").splitlines()
+        return [json.loads(line) for line in lines if not line.startswith("ready ")]
+
+    def show_failures(self) -> None:
+        """Print what the pods that are there say of requests that failed, with the stages where their time went."""
+        for part in ("transformer", "predictor"):
+            with contextlib.suppress(DeployFailed):  # a pod that has not begun has no log
+                for entry in self.read_logs(part):
+                    if entry.get("code", 200) not in (200, "OK"):
+                        print(part, json.dumps(entry))
 
     def door(self) -> Door:
         return Door(kube.find_ingress(), kube.find_host(self.namespace, RELEASE))

@@ -17,7 +17,7 @@ from deploy.tools import DeployFailed, call
 from tests.callers import wait_until
 from tests.cluster import kube
 from tests.cluster.load import Door, Load
-from tests.cluster.release import RELEASE, Release, base_values
+from tests.cluster.release import KNOWN_SECONDS, RELEASE, Release, base_values
 
 SLOWEST = 5.0  # seconds
 EACH = int(os.environ.get("REQUESTS_EACH", "500"))  # requests at least while one thing happens
@@ -47,6 +47,8 @@ class Stage:
         print(
             f"{len(load.replies)} requests in {load.seconds:.0f} s, slowest {load.slowest:.2f} s, {self.capacity=:.0f}"
         )
+        if load.failed:
+            self.release.show_failures()
         assert not load.failed
         assert load.slowest < SLOWEST
 
@@ -167,20 +169,21 @@ def evict(namespace: str, pod: str) -> str:
 
 def test_killed_predictor(pairs: Stage) -> None:
     """SIGKILL: what it was computing is asked of the other one."""
+    time.sleep(KNOWN_SECONDS)  # the pod that the test before has made is the other one for somebody only then
     with pairs.unnoticed() as load:
         kill_one(pairs.release, "predictor")
         load.settle()
 
 
 def test_killed_transformer(pairs: Stage) -> None:
-    """SIGKILL, and nobody repeats what the pod had: lost is at most what was under way at that moment."""
+    """SIGKILL, and nobody repeats what the pod had: lost is at most what was under way while it died."""
     with Load(pairs.door, pairs.expected, rate=0.6 * pairs.capacity) as load:
         load.wait_for(100)
-        killed = kill_one(pairs.release, "transformer") - load.begin
+        killed, gone = (moment - load.begin for moment in kill_one(pairs.release, "transformer"))
         load.settle()
         load.wait_for(EACH, timeout=300 + EACH / 10)
     pairs.done.append(load)
-    under_way = [reply for reply in load.replies if reply.begin <= killed <= reply.begin + reply.seconds]
+    under_way = [reply for reply in load.replies if reply.begin <= gone and killed <= reply.begin + reply.seconds]
     lost = [reply for reply in load.replies if reply.error]
     print(f"{len(lost)} of {len(load.replies)} lost, {len(under_way)} were under way: {dict(load.failed)}")
     print([f"{reply.begin - killed:+.3f} s" for reply in lost])
@@ -195,8 +198,11 @@ def test_killed_transformer_behind_a_gateway_that_retries(pairs: Stage) -> None:
         load.settle()
 
 
-def kill_one(release: Release, part: str) -> float:
-    """SIGKILL to the program of one pod, wait until the pod serves again, and say when it was killed."""
+def kill_one(release: Release, part: str) -> tuple[float, float]:
+    """SIGKILL to the program of one pod, and wait until the pod serves again.
+
+    Returns when it was killed and when it was gone: until then its kernel takes requests that nobody will answer.
+    """
     pod = release.pods(part)[0]
     process = find_process(pod["metadata"]["uid"], part)
     if not process:
@@ -204,13 +210,24 @@ def kill_one(release: Release, part: str) -> float:
     before = restarts(pod)
     killed = time.monotonic()
     os.kill(process, signal.SIGKILL)
+    wait_until(lambda: not is_alive(process), "the end of the process", 10)
+    gone = time.monotonic()
 
     def serves_again() -> bool:
         (now,) = [other for other in release.pods(part) if other["metadata"]["uid"] == pod["metadata"]["uid"]]
         return restarts(now) == before + 1 and is_ready(now)
 
     wait_until(serves_again, f"{pod['metadata']['name']} again", 90)
-    return killed
+    return killed, gone
+
+
+def is_alive(process: int) -> bool:
+    """Whether it has its connections yet: a zombie has none."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def find_process(uid: str, module: str) -> int:
@@ -300,15 +317,8 @@ def test_logs_tell_a_request_by_its_id_in_both_parts(stage: Stage) -> None:
     ask = ("exec", pod, "-n", stage.release.namespace, "--", "python", "-c", ASK, request_id)
     assert kube.kubectl(*ask, f"00-{trace}-b7ad6b7169203331-01").strip() == request_id
     for part in PARTS:
-        (entry,) = [entry for entry in read_logs(stage.release, part) if entry.get("request_id") == request_id]
+        (entry,) = [entry for entry in stage.release.read_logs(part) if entry.get("request_id") == request_id]
         assert entry["traceparent"].split("-")[1] == trace
-
-
-def read_logs(release: Release, part: str) -> list[dict[str, Any]]:
-    """Every line that the part's pods logged, each of which must be JSON, but for the one that says it is ready."""
-    selector = f"app=isvc.{RELEASE}-{part}"
-    lines = kube.kubectl("logs", "-n", release.namespace, "-l", selector, "--tail=2000").splitlines()
-    return [json.loads(line) for line in lines if not line.startswith("ready ")]
 
 
 def test_enough_was_asked(stage: Stage) -> None:

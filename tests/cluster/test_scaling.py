@@ -19,7 +19,7 @@ import pytest
 from tests.callers import wait_until
 from tests.cluster import kube
 from tests.cluster.load import Door
-from tests.cluster.release import RELEASE, Release
+from tests.cluster.release import KNOWN_SECONDS, RELEASE, Release
 
 MOST = 2  # replicas
 # As KEDA's operator reaches it.
@@ -100,7 +100,7 @@ def picture_host(namespace: str, image: str) -> list[dict[str, Any]]:
 class Crowd:
     """Callers of /predict/ that each ask again as soon as they are answered."""
 
-    door: Door
+    release: Release
     callers: int
     url: str = ""  # of a picture; else the picture itself is sent
     pause: float = 0.0  # seconds between a caller's requests
@@ -117,19 +117,22 @@ class Crowd:
             self._end.set()
             thread.join()
         print(f"{self.callers} callers: {dict(self.codes)}")
+        if set(self.codes) != {"200"}:
+            self.release.show_failures()
         assert set(self.codes) == {"200"}
 
     async def _ask_all(self) -> None:
-        headers = {"host": self.door.host}
+        self._door = self.release.door()
+        headers = {"host": self._door.host}
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(
-            f"http://{self.door.address}", headers=headers, connector=connector
+            f"http://{self._door.address}", headers=headers, connector=connector
         ) as session:
             await asyncio.gather(*[self._ask(session, 3 * i / self.callers) for i in range(self.callers)])
 
     async def _ask(self, session: aiohttp.ClientSession, delay: float) -> None:
         await asyncio.sleep(delay)  # people do not come all at the same moment
-        picture: Any = {"data": self.door.picture, "headers": {"content-type": "image/jpeg"}}
+        picture: Any = {"data": self._door.picture, "headers": {"content-type": "image/jpeg"}}
         while not self._end.is_set():
             url = f"{self.url}?{uuid.uuid4()}"  # equal ones would be fetched once for all who wait
             body = {"json": {"url": url, "k": 2, "n": 2}} if self.url else picture
@@ -192,22 +195,22 @@ def scale_up_and_down(release: Release, crowd: Crowd, bottleneck: str, other: st
     with crowd.asking():
         up = wait_for(release, bottleneck, MOST)
         assert wanted(release, other) == 1
-    with Crowd(crowd.door, callers=1, pause=0.5).asking():
+    with Crowd(release, callers=1, pause=0.5).asking():
         down = wait_for(release, bottleneck, 1)
     print(f"{bottleneck}: 1 to {MOST} in {up:.0f} s, back in {down:.0f} s")
 
 
 def test_slow_picture_hosts_scale_the_transformer_only(keda: None, release: Release) -> None:
     url = f"http://pictures.{release.namespace}:8000/2.5.jpg"
-    scale_up_and_down(release, Crowd(release.door(), callers=45, url=url), "transformer", "predictor")
+    scale_up_and_down(release, Crowd(release, callers=45, url=url), "transformer", "predictor")
 
 
 def test_many_pictures_scale_the_predictor_only_and_all_its_pods_work(keda: None, release: Release) -> None:
-    crowd = Crowd(release.door(), callers=16)
+    crowd = Crowd(release, callers=16)
     with crowd.asking():
         wait_for(release, "predictor", MOST)
         assert wanted(release, "transformer") == 1
-        time.sleep(32)  # --max_connection_age_seconds: then the transformer has looked for pods again
+        time.sleep(KNOWN_SECONDS)
         before = served(release)
         time.sleep(10)
         after = served(release)
@@ -233,7 +236,7 @@ def test_without_keda_the_cpu_decides(release: Release, tmp_path: Path) -> None:
     release.deploy({"scaling": {"kind": "hpa"}})
     # KServe leaves what it made for the other kind, and two that scale one Deployment stop each other.
     kube.kubectl("delete", "scaledobject", "--all", "--ignore-not-found", "--namespace", release.namespace)
-    with Crowd(release.door(), callers=16).asking():
+    with Crowd(release, callers=16).asking():
         wait_for(release, "predictor", MOST)
-    with Crowd(release.door(), callers=1, pause=2).asking():
+    with Crowd(release, callers=1, pause=2).asking():
         wait_for(release, "predictor", 1)

@@ -30,6 +30,7 @@ from tests.callers import (
 from tests.picture_host import PictureHost, run_picture_host
 from tests.stand_ins import CLASSES, INFO, MARK, StandIn, draw, running_stand_in, write_index
 from tests.traffic import Probes
+from transformer.channel import PAUSES
 
 BUDGET = 30.0  # seconds; what has to be answered in time is never short of it
 SHORT = 3.0  # the budget of requests that must spend theirs
@@ -198,8 +199,8 @@ def test_lost_calls_are_repeated_and_a_full_queue_is_not(transformer: Server, ha
         ask_rest(server, draw("red"))
         return len(stand_in.received) - before
 
-    assert attempts(**fail(grpc.StatusCode.UNAVAILABLE)) == 4
-    assert attempts(**fail(grpc.StatusCode.CANCELLED)) == 4
+    assert attempts(**fail(grpc.StatusCode.UNAVAILABLE)) == 1 + len(PAUSES)
+    assert attempts(**fail(grpc.StatusCode.CANCELLED)) == 1 + len(PAUSES)
     assert attempts(**fail(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after="1")) == 1
     assert attempts(**fail(grpc.StatusCode.INVALID_ARGUMENT)) == 1
     assert attempts(hasty, delay=600.0) == 1
@@ -232,15 +233,15 @@ def test_a_full_predictor_counts_as_up(transformer: Server, stand_in: StandIn) -
 
 def test_the_budget_is_one_for_all_steps(transformer: Server, stand_in: StandIn, host: PictureHost) -> None:
     def left() -> float:
-        return stand_in.time_left[-1] - 0.1  # gRPC sends times rounded up
+        return stand_in.time_left[-1] - 0.1  # gRPC sends times rounded up, or an earlier one that is at most 3 % longer
 
     assert ask_grpc(transformer, draw("red"), timeout=10).code == "OK"
     assert left() <= 10, "a caller's deadline shortens it"
     assert ask_grpc(transformer, draw("red"), timeout=60).code == "OK"
     assert 10 < left() <= BUDGET
-    answer = httpx.post(f"http://{transformer.http}/predict/", json={"url": host.url("/later/0.7/red.png")}, timeout=60)
+    answer = httpx.post(f"http://{transformer.http}/predict/", json={"url": host.url("/later/1.5/red.png")}, timeout=60)
     assert answer.status_code == 200
-    assert left() <= BUDGET - 0.7, "the download has spent from it"
+    assert left() <= BUDGET - 1.5, "the download has spent from it"
 
 
 def test_a_caller_that_goes_takes_its_call_to_the_predictor_along(transformer: Server, stand_in: StandIn) -> None:
