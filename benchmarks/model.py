@@ -1,20 +1,16 @@
 """`python -m benchmarks.model`: engine and precision by batch, without decode or server."""
 
 import functools
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.rounds import describe_machine, median_of, show_machine, show_table, time_rounds, write_results
-from benchmarks.workload import SMALL, Workload, make_workload
+from benchmarks.workload import make_workload
 from local import load_engine
 from predictor.agreement import compare, draw_noise, predict_all
 from predictor.engine import Engine
 from predictor.exported import REDUCED
-from predictor.openvino import find_precisions
 from predictor.settings import PredictorSettings
 from serving.program import run_program
 from serving.settings import at_least, load_settings, setting
@@ -35,14 +31,11 @@ class ModelBenchmarkSettings:
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Load the engines, time them, print and write the figures."""
     settings = load_settings(ModelBenchmarkSettings, "python -m benchmarks.model", "BENCH_", argv, environ)
-    precisions = [name for name in ("fp32", *REDUCED) if name in find_precisions()]
-    workload = make_workload([name for name in precisions if name != "int8"])
-    folders = {name: workload.exported(name) for name in precisions}
-    if "int8" in precisions and find_spec("nncf") is None:
-        print("int8 is left out: it is calibrated by nncf (requirements/export.txt)")
-        del folders["int8"]
-    elif "int8" in precisions:
-        folders["int8"] = _calibrate(workload)
+    workload = make_workload(("fp32", *REDUCED))
+    folders = {name: workload.exported(name) for name in ("fp32", *REDUCED)}
+    for name in [name for name, folder in folders.items() if not folder.exists()]:
+        print(f"{name} is left out: this processor does not offer it, or nncf is missing (requirements/export.txt)")
+        del folders[name]
     engines = {"torch fp32": _load(workload.model, "torch")}
     engines |= {f"OpenVINO {name}": _load(folder, "openvino") for name, folder in folders.items()}
     pixels = draw_noise(224)
@@ -69,16 +62,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     print(show_machine(machine))
     print(show_table(("engine", *(f"pictures/s at {b}" for b in BATCHES), "cosine", "same best"), rows))
     print(write_results("model", {"machine": machine, "seconds": seconds}))
-
-
-def _calibrate(workload: Workload) -> Path:
-    """An int8 export that is served whatever it agrees in: only its speed counts on random weights."""
-    output = workload.root / "exported-int8-speed"
-    if not output.exists():
-        flags = ["--model_dir", str(workload.model), "--output", str(output), "--precision", "int8"]
-        flags += ["--calibration", str(workload.pictures(SMALL)), "--min_cosine", "0", "--min_same_top", "0"]
-        subprocess.run([sys.executable, "-m", "predictor.export", *flags], check=True)
-    return output
 
 
 def _load(folder: Path, engine: str) -> Engine:

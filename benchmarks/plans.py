@@ -10,10 +10,11 @@ BARE = {
     "bare, torch fp32": ("model", "torch"),
     "bare, OpenVINO fp32": ("exported-fp32", "openvino"),
     "bare, OpenVINO bf16": ("exported-bf16", "openvino"),
+    "bare, OpenVINO int8": ("exported-int8", "openvino"),
 }
 ALL = (1, 8, 32, 128)
 SLOW = "Ray, as written"  # half a minute for a request: as rarely as it may be
-_OURS = ("ours, OpenVINO fp32", "ours, OpenVINO bf16")
+_OURS = ("ours, OpenVINO fp32", "ours, OpenVINO bf16", "ours, OpenVINO int8")
 _FEW = (*_OURS, "FastAPI, OpenVINO fp32", "BentoML, OpenVINO fp32")
 
 _LATER = tuple(f"{peer}, OpenVINO bf16" for peer in WITH_OUR_ENGINE)  # not in the quick plan

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.metering import Meter
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
 from benchmarks.systems import LOGS
-from benchmarks.workload import Workload, make_workload
+from benchmarks.workload import PRECISIONS, Workload, make_workload
 from launch import FREE_PORTS, Server, running, start_server
 from serving.program import run_program
 from serving.settings import at_least, load_settings, setting
@@ -54,11 +54,12 @@ def show_starts(rounds: Mapping[str, Figures]) -> str:
 
 def _programs(workload: Workload, standing: Server) -> dict[str, tuple[str, list[str]]]:
     index = ["--index_dir", str(workload.index), "--predictor_host", standing.grpc]
+    exported = {precision: workload.exported(precision) for precision in PRECISIONS}
+    models = {f"OpenVINO {precision}": folder for precision, folder in exported.items() if folder.exists()}
+    predictors = {**models, "torch": workload.model}
     return {
         "transformer": ("transformer", index),
-        "predictor, OpenVINO fp32": ("predictor", ["--model_dir", str(workload.exported("fp32"))]),
-        "predictor, OpenVINO bf16": ("predictor", ["--model_dir", str(workload.exported("bf16"))]),
-        "predictor, torch": ("predictor", ["--model_dir", str(workload.model)]),
+        **{f"predictor, {name}": ("predictor", ["--model_dir", str(folder)]) for name, folder in predictors.items()},
     }
 
 

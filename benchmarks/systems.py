@@ -15,7 +15,7 @@ from benchmarks import grpc_load
 from benchmarks.agreement import Answer
 from benchmarks.load import Load, Unavailable, load_grpc, load_http
 from benchmarks.metering import Meter
-from benchmarks.workload import K, N, Workload
+from benchmarks.workload import PRECISIONS, K, N, Workload
 from launch import FREE_PORTS, LOOPBACK, start_server
 
 BENCH = Path(".bench")
@@ -132,12 +132,13 @@ def _is_open(port: int) -> bool:
 
 def list_systems(workload: Workload) -> dict[str, System]:
     """All of them by name."""
-    fp32, bf16 = ({"MODEL_DIR": str(workload.exported(precision))} for precision in ("fp32", "bf16"))
+    fp32, bf16, int8 = ({"MODEL_DIR": str(workload.exported(precision))} for precision in PRECISIONS)
     ours = [
         System("ours, torch fp32", start_ours, "predictor", {"MODEL_DIR": str(workload.model)}),
         System("ours, OpenVINO fp32", start_ours, "predictor", fp32),
         System("ours, OpenVINO fp32" + GRPC, start_ours, "predictor", fp32),
         System("ours, OpenVINO bf16", start_ours, "predictor", bf16),
+        System("ours, OpenVINO int8", start_ours, "predictor", int8),
         System(WITHOUT_MODEL, start_ours, "benchmarks.instant_predictor", fp32),
     ]
     peers = list_peers()

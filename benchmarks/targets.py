@@ -13,7 +13,7 @@ from serving.errors import ArtefactError
 from serving.program import run_program
 
 EQUALS = ("FastAPI", "LitServe", "BentoML", "MLServer", "KServe sample")
-ENGINES = ("torch fp32", "OpenVINO fp32", "OpenVINO bf16")
+ENGINES = ("torch fp32", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8")
 SAME_BEST = 0.98  # share of equal best classes below which a precision counts as another model
 DIM = 512
 MEASURED = ("serve", "overload", "start", "scale", "halves")
@@ -127,14 +127,16 @@ def _start_targets(found: Any) -> Iterator[Target]:
         ("transformer", 3.5),
         ("predictor, OpenVINO fp32", 4.5),
         ("predictor, OpenVINO bf16", 4.5),
+        ("predictor, OpenVINO int8", 4.5),
         ("predictor, torch", 9.0),
     ):
         yield Target(f"ready: {name}", most, _median_start(found, name, "seconds"), " s", most=True)
     memory = _median_start(found, "transformer", "megabytes")
     above = None if memory is None else memory - INDEX_MEGABYTES
     yield Target("memory of the transformer without its index", 250, above, " MB", most=True)
-    bf16 = _median_start(found, "predictor, OpenVINO bf16", "megabytes")
-    yield Target("memory of the predictor, OpenVINO bf16", 850, bf16, " MB", most=True)
+    for precision, most in (("bf16", 850), ("int8", 500)):
+        taken = _median_start(found, f"predictor, OpenVINO {precision}", "megabytes")
+        yield Target(f"memory of the predictor, OpenVINO {precision}", most, taken, " MB", most=True)
 
 
 def _median_start(found: Any, name: str, key: str) -> float | None:

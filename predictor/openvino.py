@@ -23,6 +23,7 @@ class OpenVINOEngine:
         self.dim = exported.dim
         self.classes = exported.classes
         self.precision, self.head = exported.precision, exported.head
+        self.weights = exported.network[1]  # the file below the model's folder
         self.info = PredictorInfo(exported.mark.fingerprint, CONTRACT_VERSION, exported.resize)
         self._request = network.create_infer_request()
 

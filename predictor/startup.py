@@ -1,8 +1,6 @@
 """From settings to a warm engine behind its queue."""
 
 import asyncio
-import contextlib
-import ctypes
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -13,6 +11,7 @@ import numpy as np
 
 from predictor.batching import MicroBatcher
 from predictor.engine import Engine
+from predictor.memory import release_pages, return_freed
 from predictor.server import PredictorModel
 from predictor.settings import PredictorSettings
 from serving.errors import SettingError
@@ -32,7 +31,7 @@ def _load_warm(settings: PredictorSettings) -> tuple[Engine, Mapping[str, str]]:
     """The engine, and where it came from."""
     engine, origin = _load_openvino(settings) if settings.choose_engine() == "openvino" else _load_torch(settings)
     log("engine", **origin)
-    _return_memory()
+    return_freed()
     return engine, origin
 
 
@@ -41,17 +40,13 @@ def _warm_up(engine: Engine, sizes: Iterable[int]) -> None:
         engine.predict(np.full((batch, engine.size, engine.size, 3), 128, np.uint8))
 
 
-def _return_memory() -> None:
-    """Give back what loading and compiling have freed: glibc would keep it for allocations that do not come."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _load_openvino(settings: PredictorSettings) -> tuple[Engine, Mapping[str, str]]:
     from predictor.openvino import load_engine  # each environment has its own engine's libraries only
 
-    engine = load_engine(Path(settings.model_dir), settings.cpu_threads)
+    folder = Path(settings.model_dir)
+    engine = load_engine(folder, settings.cpu_threads)
     _warm_up(engine, range(1, settings.max_batch + 1))
+    release_pages(folder / engine.weights)  # it computes with its own copies of nearly all
     return engine, {"engine": "openvino", "precision": engine.precision, "device": "cpu", "head": engine.head}
 
 

@@ -21,6 +21,7 @@ from predictor.exported import NETWORK_FILES, ONNX_FILE, hash_file
 from predictor.openvino import compile_network, find_precisions, load_engine
 from serving.errors import ArtefactError
 from tests.conftest import Service
+from tests.resident import resident_kilobytes
 from workshop import Workshop
 
 Fields = dict[str, Any]
@@ -177,6 +178,10 @@ def test_the_server_takes_the_engine_that_the_folder_is_for(service: Service, ex
             answer = httpx.post(f"http://{address}/v2/models/doggos/infer", json=body, timeout=30)
             assert answer.status_code == 200, answer.text
             answers.append(answer.json())
+        weights = exported / NETWORK_FILES[1]
+        assert resident_kilobytes(weights, server.process.pid) < weights.stat().st_size / 1024 / 4, (
+            "they are there twice"
+        )
     assert '"engine": "openvino"' in (tmp_path / "log").read_text()
     assert '"engine": "torch"' in service.predictor.log.read_text()
     given, wanted = ({t["name"]: t["data"] for t in answer["outputs"]} for answer in answers)
