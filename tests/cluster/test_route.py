@@ -46,7 +46,8 @@ def canary(stable: Release, folder: Path) -> Iterator[None]:
     file.write_text(json.dumps(merge(merge(base_values(), NEW), {"ingress": {"kind": "none"}})))
     space = ("--namespace", stable.namespace)
     kube.call("helm", "upgrade", "--install", CANARY, str(CHART), *space, "--values", str(file))
-    kube.kubectl("wait", "--for=condition=Ready", "--timeout=180s", f"inferenceservice/{CANARY}", *space)
+    for condition in ("Ready", "TransformerReady"):  # without a route of KServe's, the first does not count the second
+        kube.kubectl("wait", f"--for=condition={condition}", "--timeout=180s", f"inferenceservice/{CANARY}", *space)
     yield
     kube.call("helm", "uninstall", CANARY, *space)
 

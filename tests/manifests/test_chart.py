@@ -245,6 +245,13 @@ def test_our_route_replaces_kserves_and_shares_with_a_canary() -> None:
         assert rule["timeouts"]["request"] == "15s"
 
 
+def test_a_canary_without_a_share_may_be_uninstalled() -> None:
+    """A route with a backend that is not there is not healthy, whatever its weight."""
+    objects = chart(f"{ROUTE},ingress.route.canary.release=gone,ingress.route.canary.percent=0")
+    backends = [backend for rule in one(objects, "HTTPRoute")["spec"]["rules"] for backend in rule["backendRefs"]]
+    assert {(backend["name"], backend["weight"]) for backend in backends} == {("doggos-transformer", 100)}
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [("cpu", ""), ("gpu", GPU), ("keda", "scaling.kind=keda")],
