@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from benchmarks.load import find_wrk
 from benchmarks.rounds import stop_at_signals
 from serving.errors import ArtefactError
 from serving.program import run_program
@@ -20,7 +21,7 @@ from serving.settings import at_least, load_settings, setting
 LEFT_FOR_SHOWING = 30.0  # seconds
 PATIENCE = 60.0  # seconds for one that is interrupted to stop its servers
 STEPS: Sequence[tuple[str, ...]] = (
-    ("overload", "--seconds", "8"),
+    ("overload",),
     ("start",),
     ("halves", "--seconds", "6"),
     ("serve", "--plan", "quick"),
@@ -31,13 +32,14 @@ STEPS: Sequence[tuple[str, ...]] = (
 class QuickSettings:
     """Overload, start, a second predictor, and everything side by side."""
 
-    minutes: float = setting(33.0, "after which it ends with what was measured", parse=at_least(1, float))
+    minutes: float = setting(35.0, "after which it ends with what was measured", parse=at_least(1, float))
     docs: bool = setting(False, "write the figures into docs/benchmarks.md and docs/images, too")
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Run the benchmarks one after the other, then show targets and plots; raises ArtefactError if one failed."""
     settings = load_settings(QuickSettings, "python -m benchmarks.quick", "BENCH_", argv, environ)
+    find_wrk()  # before half an hour has gone by
     stop_at_signals()
     end = time.monotonic() + 60 * settings.minutes - LEFT_FOR_SHOWING
     failed: list[str] = []

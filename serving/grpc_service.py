@@ -96,6 +96,7 @@ class InferenceService(services.GRPCInferenceServiceServicer):  # type: ignore[m
         check_name(self._model, request.model_name)
         check_version(request.model_version)
         self._model.check_loaded()
+        self._model.check_room()
         decoded = decode_request(request, self._model.max_values)
         answer = await self._model.infer(decoded, call)
         return encode_response(self._model.name, decoded, answer, raw=bool(request.raw_input_contents))

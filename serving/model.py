@@ -81,6 +81,9 @@ class V2Model(Model, Generic[Loaded]):  # type: ignore[misc]
         self.check_loaded()
         return specs
 
+    def check_room(self) -> None:
+        """Raise QueueFull while more is asked than can be answered: asked before a request is read."""
+
     def check_loaded(self) -> None:
         """Raise NotReady until the artefacts are loaded."""
         if self.state in (State.LOADING, State.UNLOADED):

@@ -86,6 +86,7 @@ def _v2_routes(model: V2Model[Any], max_body: int) -> APIRouter:
         check_name(model, model_name)
         model.check_loaded()
         body = await read_body(request, max_body)
+        model.check_room()
         decoded, binary = decode_request(body, request.headers.get(HEADER_LENGTH), model.max_values)
         del body  # what was read from it is enough for the time that the answer takes
         answer = await run_for_caller(request, model.infer(decoded, request.state.call))

@@ -53,11 +53,15 @@ class Pipeline:
         self._searches.close()
         self._pool.close()
 
+    def check_room(self) -> None:
+        """Raise QueueFull while a queue behind the door is full."""
+        if not self._admission.has_room():
+            self._metrics.decode_full.inc()
+            raise QueueFull("more is asked than can be answered in time")
+
     async def answer(self, queries: Sequence[Query], call: Call, *, partial: bool = False) -> Answer:
         """Answer every query; with `partial` the good ones although others failed, without it none."""
-        if not self._admission.has_room():
-            self._metrics.decode_full.inc(len(queries))
-            raise QueueFull("more is asked than can be answered in time")
+        self.check_room()
         rows = await self._read_all([query.picture for query in queries], partial, call)
         errors = [row if isinstance(row, ServiceError) else None for row in rows]
         good = [row for row in rows if not isinstance(row, ServiceError)]

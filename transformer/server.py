@@ -41,6 +41,10 @@ class TransformerModel(V2Model[Loaded]):
         """Serve this pipeline from now on, and `close` what it works with when another one has taken its place."""
         self.slot.put(Loaded(pipeline, classes), close)
 
+    def check_room(self) -> None:
+        with self.slot.use() as loaded:
+            loaded.pipeline.check_room()
+
     async def answer(self, queries: Sequence[Query], call: Call, *, partial: bool = False) -> Answer:
         """The answer of the pipeline that is served as the request comes."""
         with self.slot.use() as loaded:
