@@ -89,7 +89,8 @@ def _read_counter(address: str) -> float:
 
 def _row(rounds: Sequence[Mapping[str, Any]], key: str) -> Sequence[str]:
     per_second = statistics.median(one[key]["per_second"] for one in rounds)
-    shares = " / ".join(f"{share:.0f} %" for share in rounds[-1][key]["shares"])
+    middle = sorted(rounds, key=lambda one: points_from_even(one[key]["shares"]))[len(rounds) // 2]
+    shares = " / ".join(f"{share:.1f} %" for share in middle[key]["shares"])
     return (key, f"{per_second:.1f}", shares)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from benchmarks.load import find_wrk
+from benchmarks.load import Unavailable, find_wrk
 from benchmarks.rounds import stop_at_signals
 from serving.errors import ArtefactError
 from serving.program import run_program
@@ -39,7 +39,7 @@ class QuickSettings:
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Run the benchmarks one after the other, then show targets and plots; raises ArtefactError if one failed."""
     settings = load_settings(QuickSettings, "python -m benchmarks.quick", "BENCH_", argv, environ)
-    find_wrk()  # before half an hour has gone by
+    _check_wrk()
     stop_at_signals()
     end = time.monotonic() + 60 * settings.minutes - LEFT_FOR_SHOWING
     failed: list[str] = []
@@ -53,6 +53,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
                 failed.append(name)
     if failed:
         raise ArtefactError(f"failed: {', '.join(failed)}")
+
+
+def _check_wrk() -> None:
+    """Before half an hour has gone by."""
+    try:
+        find_wrk()
+    except Unavailable as error:
+        raise ArtefactError(str(error)) from None
 
 
 def _run(name: str, flags: Sequence[str], seconds: float) -> int:

@@ -154,7 +154,7 @@ def _export(workload: Workload, precision: str) -> None:
     """As a user would, but that int8 passes however random weights take it: it is for speed and memory here."""
     flags = ["--model_dir", str(workload.model), "--output", str(workload.exported(precision))]
     if precision == "int8":
-        flags += ["--calibration", str(workload.pictures(SMALL).parent), "--min_cosine", "0", "--min_same_top", "0"]
+        flags += ["--calibration", str(workload.pictures(SMALL)), "--min_cosine", "0", "--min_same_top", "0"]
     subprocess.run([sys.executable, "-m", "predictor.export", *flags, "--precision", precision], check=True)
 
 

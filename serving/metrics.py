@@ -137,7 +137,9 @@ class TransformerMetrics(Metrics):
         self.decode_depth = Gauge("doggos_decode_queue_depth", "Pictures waiting for a decode", registry=self.registry)
         self.decode_limit = Gauge("doggos_decode_queue_limit", "Most pictures that may wait", registry=self.registry)
         self.decode_full = Counter(
-            "doggos_decode_queue_full", "Pictures refused because of a full queue", registry=self.registry
+            "doggos_decode_queue_full",
+            "Pictures, or at the door requests, that met a full queue",
+            registry=self.registry,
         )
         self.predictor_up = Gauge(
             "doggos_predictor_up", "1 when the predictor's last answer came", registry=self.registry

@@ -82,7 +82,7 @@ class V2Model(Model, Generic[Loaded]):  # type: ignore[misc]
         return specs
 
     def check_room(self) -> None:
-        """Raise QueueFull while more is asked than can be answered: asked before a request is read."""
+        """Raise QueueFull where it is known, before a request's body is parsed, that it will find a queue full."""
 
     def check_loaded(self) -> None:
         """Raise NotReady until the artefacts are loaded."""

@@ -16,7 +16,12 @@ from serving.v2 import InferRequest, Tensor
 from transformer.prediction import PredictionReader
 from transformer.replicas import Methods, Replicas
 
-PAUSES = (0.05, 0.15, 0.45, 1.0)  # seconds before each further attempt; after the last, pods were looked up again
+PAUSES = (
+    0.05,
+    0.15,
+    0.45,
+    1.0,
+)  # seconds before each further attempt; pods may be looked up again meanwhile
 _RETRIED = {
     grpc.StatusCode.UNAVAILABLE,  # gone, or not ready yet
     grpc.StatusCode.CANCELLED,  # met a server that was just stopping; our own cancellation is no RpcError
@@ -58,7 +63,7 @@ class PredictorChannel:
                     method = choose(methods)
                     return await method(message, timeout=call.deadline.remaining(), metadata=call.metadata())
             except grpc.aio.AioRpcError as error:
-                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                if error.code() in _RETRIED:
                     self._replicas.note_failure()
                 if pause is None or error.code() not in _RETRIED or call.deadline.remaining() <= pause:
                     raise _translate(error) from None

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from serving.logs import log_exception
 from serving.slot import Slot
 from serving.stubs import load_messages, method_path
 
@@ -15,7 +16,7 @@ LOOK_UP_SECONDS = 5.0
 """Clusters' DNS servers answer from a cache for 5 to 30 s."""
 LEAST_SECONDS = 1.0
 """Between two look-ups, also while calls fail."""
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 2.0
 KEEPALIVE_MS = 20_000
 
 # No retry policy of gRPC's own: it gives up on requests of more than 256 KiB and once an answer has begun.
@@ -72,29 +73,34 @@ class Replicas:
         return self._slot.use()
 
     def note_failure(self) -> None:
-        """Look up soon: a call did not reach its pod."""
+        """Look up within some seconds at most: a call was not answered."""
         self._failed.set()
 
     async def close(self) -> None:
         """Close the connections, once nobody uses them."""
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])
         await self._slot.close()
 
     async def _look_up_again(self) -> None:
         while True:
             await asyncio.sleep(LEAST_SECONDS)
+            # Not wait_for: in Python 3.11 a cancellation may be lost in it.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._failed.wait(), LOOK_UP_SECONDS - LEAST_SECONDS)
+                async with asyncio.timeout(LOOK_UP_SECONDS - LEAST_SECONDS):
+                    await self._failed.wait()
             self._failed.clear()
-            await self._renew()
+            try:
+                await self._renew()
+            except Exception as error:
+                log_exception("the predictor was not looked up", error)
 
     async def _renew(self) -> None:
         """Use a new channel as soon as it reaches a pod; one that reaches none is no better than what there is."""
         channel = self._open()
         try:
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_SECONDS)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await channel.channel_ready()
         except BaseException as error:
             await channel.close()
             if not isinstance(error, TimeoutError):

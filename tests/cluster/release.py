@@ -95,7 +95,7 @@ class Release:
     def show_failures(self) -> None:
         """Print what the pods that are there say of requests that failed, with the stages where their time went."""
         for part in ("transformer", "predictor"):
-            with contextlib.suppress(DeployFailed):  # a pod that has not begun has no log
+            with contextlib.suppress(DeployFailed, ValueError):  # no log yet, or one that a crash has cut
                 for entry in self.read_logs(part):
                     if entry.get("code", 200) not in (200, "OK"):
                         print(part, json.dumps(entry))
