@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quick`: what the targets need, within half an hour on an idle machine of two cores.
+"""`python -m benchmarks.quick`: what the targets need, in 35 minutes on an idle machine of two cores.
 
 Ctrl-C ends it early, and the targets are shown with what was measured until then.
 """

@@ -1,4 +1,4 @@
-"""The way to the predictor: one gRPC channel over all its pods, raw tensors, our errors."""
+"""The way to the predictor: raw tensors over gRPC to any of its pods, repeated where they are lost, our errors."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,12 +16,8 @@ from serving.v2 import InferRequest, Tensor
 from transformer.prediction import PredictionReader
 from transformer.replicas import Methods, Replicas
 
-PAUSES = (
-    0.05,
-    0.15,
-    0.45,
-    1.0,
-)  # seconds before each further attempt; pods may be looked up again meanwhile
+# Seconds before each further attempt; pods may be looked up again meanwhile.
+PAUSES = (0.05, 0.15, 0.45, 1.0)
 _RETRIED = {
     grpc.StatusCode.UNAVAILABLE,  # gone, or not ready yet
     grpc.StatusCode.CANCELLED,  # met a server that was just stopping; our own cancellation is no RpcError
@@ -60,8 +56,8 @@ class PredictorChannel:
         for pause in (*PAUSES, None):
             try:
                 with self._replicas.use() as methods:
-                    method = choose(methods)
-                    return await method(message, timeout=call.deadline.remaining(), metadata=call.metadata())
+                    timeout = call.deadline.remaining()
+                    return await choose(methods)(message, timeout=timeout, metadata=call.metadata())
             except grpc.aio.AioRpcError as error:
                 if error.code() in _RETRIED:
                     self._replicas.note_failure()
