@@ -21,7 +21,7 @@ class Unavailable(Exception):
 
 def load_http(address: str, route: str, body: str, urls: Sequence[str], concurrency: int, seconds: float) -> Load:
     """POST `body`, with each of `urls` where it says URL, with wrk in one thread."""
-    command = [find_wrk(), "-t1", f"-c{concurrency}", "--timeout", "60s", "--latency", "-s", "benchmarks/load.lua"]
+    command = [find_wrk(), "-t1", f"-c{concurrency}", "--timeout", "300s", "--latency", "-s", "benchmarks/load.lua"]
     command += [f"-d{max(1, round(seconds))}s", f"http://{address}"]
     return _run(command, {"PICTURES": " ".join(urls), "BODY": body, "ROUTE": route})
 

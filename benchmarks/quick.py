@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quick`: what the targets need, in 35 minutes on an idle machine of two cores.
+"""`python -m benchmarks.quick`: what the targets need, in 50 minutes on an idle machine of two cores.
 
 Ctrl-C ends it early, and the targets are shown with what was measured until then.
 """
@@ -32,7 +32,7 @@ STEPS: Sequence[tuple[str, ...]] = (
 class QuickSettings:
     """Overload, start, a second predictor, and everything side by side."""
 
-    minutes: float = setting(35.0, "after which it ends with what was measured", parse=at_least(1, float))
+    minutes: float = setting(50.0, "after which it ends with what was measured", parse=at_least(1, float))
     docs: bool = setting(False, "write the figures into docs/benchmarks.md and docs/images, too")
 
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 
 def _check_wrk() -> None:
-    """Before half an hour has gone by."""
+    """Before the better part of an hour has gone by."""
     try:
         find_wrk()
     except Unavailable as error:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.search`: loading an index and searching it, against a full scan and against Python rows."""
+"""`python -m benchmarks.search`: loading an index and searching it, against libraries, a full scan and Python rows."""
 
 import functools
 import multiprocessing
@@ -22,7 +22,7 @@ from benchmarks.rounds import (
     time_rounds,
     write_results,
 )
-from benchmarks.searchers import Bytes, FullScan, PythonRows
+from benchmarks.searchers import Bytes, FaissFlat, FullScan, PythonRows, USearchExact
 from contract import ClipMark, Floats
 from embeddings import write_embeddings_part
 from serving.program import run_program
@@ -31,12 +31,15 @@ from transformer.search import load_index
 
 MOST_PYTHON_ROWS = 100_000  # of which 20,000 take 400 MB
 OURS, FULL_SCAN, PYTHON_ROWS, HALVES = "ours", "numpy, full scan", "Python rows", "ours, float16"
+FAISS, USEARCH = "faiss, flat with a selector", "usearch, exact"
+PEERS = {FAISS: FaissFlat, USEARCH: USearchExact}
+PACKAGES = ".bench/search/lib/python*/site-packages"  # of the peers: make bench-peers
 READING, COPYING = "reading the rows' bytes", "copying the rows' bytes"  # what memory alone takes
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Time the search among the rows of some classes, and the loading of the index, in three ways."""
+    """Time the search among the rows of some classes, and the loading of the index, in several ways."""
 
     rows: int = setting(20_000, "rows of the index; Python rows are left out above 100000", parse=at_least(100))
     dim: int = setting(512, "numbers in an embedding", parse=at_least(1))
@@ -60,7 +63,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_index(settings, Path(folder))
         loaders: dict[str, Callable[[str], Any]] = {OURS: load_index, HALVES: load_halves}
-        loaders |= {FULL_SCAN: FullScan, PYTHON_ROWS: PythonRows}
+        loaders |= {**_find_peers(), FULL_SCAN: FullScan, PYTHON_ROWS: PythonRows}
         if settings.rows > MOST_PYTHON_ROWS:
             del loaders[PYTHON_ROWS]
         memory = {name: measure_memory(loader, folder) for name, loader in loaders.items()}
@@ -71,6 +74,15 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     file = write_results("search", {**figures, "load_seconds": loading, "query_seconds": searching})
     print(f"{settings.rows} x {settings.dim} in {settings.classes} classes, {settings.chosen} of them searched")
     print(f"{show_machine(machine)}\n\n{show(loading, searching, memory)}\n\nevery round: {file}")
+
+
+def _find_peers() -> Mapping[str, Callable[[str], Any]]:
+    """Those whose packages are there, which are made importable, also in processes that are started from here."""
+    found = [str(folder.resolve()) for folder in Path().glob(PACKAGES)]
+    sys.path += found
+    if not found:
+        print(f"skipped: {', '.join(PEERS)}: make bench-peers installs them", file=sys.stderr)
+    return PEERS if found else {}
 
 
 def _bind(loaders: Mapping[str, Callable[[str], object]], folder: str) -> dict[str, Callable[[], object]]:

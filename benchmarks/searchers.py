@@ -1,6 +1,7 @@
-"""What the search is compared with: a full scan, Python rows, and memory that is only read or copied."""
+"""What the search is compared with: libraries, a full scan, Python rows, and memory that is only read or copied."""
 
 import functools
+import importlib
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,21 +16,68 @@ from serving.threads import cpu_limit
 Row = dict[str, Any]
 
 
+def _read_normalised(folder: str) -> tuple[list[str], list[str], Floats]:
+    """Paths, classes and unit vectors [N, D] of all rows."""
+    table = pq.read_table(folder, columns=["path", "class", "embedding"]).combine_chunks()
+    matrix = table["embedding"].chunk(0).flatten().to_numpy().reshape(table.num_rows, -1)
+    unit: Floats = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    return table["path"].to_pylist(), table["class"].to_pylist(), unit
+
+
 class FullScan:
     """One normalised matrix as well, but every query multiplies all of it and masks the classes afterwards."""
 
     def __init__(self, folder: str) -> None:
-        table = pq.read_table(folder, columns=["path", "class", "embedding"]).combine_chunks()
-        matrix = table["embedding"].chunk(0).flatten().to_numpy().reshape(table.num_rows, -1)
-        self._paths = table["path"].to_pylist()
-        self._labels, self._codes = np.unique(table["class"].to_pylist(), return_inverse=True)
-        self._matrix = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)  # [N, D]
+        self._paths, labels, self._matrix = _read_normalised(folder)
+        self._labels, self._codes = np.unique(labels, return_inverse=True)
 
     def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[str]:
         scores = self._matrix @ (embedding / np.linalg.norm(embedding))
         scores[~np.isin(self._codes, np.searchsorted(self._labels, classes))] = -np.inf
         best = np.argsort(-scores, kind="stable")[:n]
         return [self._paths[row] for row in best]
+
+
+class FaissFlat:
+    """faiss: every row in one exact index, and a selector of the rows that a query may find."""
+
+    def __init__(self, folder: str) -> None:
+        self._faiss: Any = importlib.import_module("faiss")
+        self._faiss.omp_set_num_threads(cpu_limit())
+        self._paths, labels, matrix = _read_normalised(folder)
+        names, codes = np.unique(labels, return_inverse=True)
+        self._rows_of = {str(name): np.flatnonzero(codes == code) for code, name in enumerate(names)}
+        self._index = self._faiss.IndexFlatIP(matrix.shape[1])
+        self._index.add(matrix)
+
+    def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[str]:
+        # Of its selectors the one with which it multiplies no other rows.
+        rows = np.concatenate([self._rows_of[name] for name in classes])
+        chosen = self._faiss.SearchParameters(sel=self._faiss.IDSelectorArray(rows))
+        query = embedding / np.linalg.norm(embedding)
+        _, found = self._index.search(query[None], n, params=chosen)
+        return [self._paths[row] for row in found[0]]
+
+
+class USearchExact:
+    """usearch, exact: it has no filter, so each class has a matrix of its own, and the best are merged."""
+
+    def __init__(self, folder: str) -> None:
+        self._usearch: Any = importlib.import_module("usearch.index")
+        paths, labels, matrix = _read_normalised(folder)
+        names, codes = np.unique(labels, return_inverse=True)
+        self._rows_of = {str(name): np.flatnonzero(codes == code) for code, name in enumerate(names)}
+        self._matrix_of = {name: matrix[rows] for name, rows in self._rows_of.items()}
+        self._paths = paths
+
+    def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[str]:
+        query = embedding / np.linalg.norm(embedding)
+        found: list[tuple[float, int]] = []
+        metric, threads = self._usearch.MetricKind.IP, cpu_limit()
+        for name in classes:
+            matches = self._usearch.search(self._matrix_of[name], query, n, metric, exact=True, threads=threads)
+            found += zip(matches.distances.tolist(), self._rows_of[name][matches.keys].tolist(), strict=True)
+        return [self._paths[row] for _, row in sorted(found)[:n]]
 
 
 class PythonRows:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,14 @@ from transformer.search import Index, Match
 MAX_SEARCHES = 1024  # waiting; the predictor is the narrower place
 
 Fetch = Callable[[str, Deadline], Awaitable[bytes]]
+
+
+class Target(NamedTuple):
+    """One search of the index."""
+
+    embedding: Floats  # [D]
+    classes: list[str]
+    n: int
 
 
 class Predictor(Protocol):
@@ -69,7 +77,7 @@ class Pipeline:
         self._check_classes(prediction.classes)
         with call.stage("search"):
             asked = [query for query, error in zip(queries, errors, strict=True) if error is None]
-            matches = await self._searches.run(lambda: self._search_all(prediction, asked), call.deadline)
+            matches = await self._search(list_targets(prediction, asked), call.deadline)
         return place_rows(prediction, matches, errors)
 
     async def predict(self, pixels: Pixels, call: Call) -> Prediction:
@@ -154,13 +162,23 @@ class Pipeline:
         finally:
             self._metrics.fetches.labels(code).observe(time.perf_counter() - begin)
 
-    def _search_all(self, prediction: Prediction, queries: Sequence[Query]) -> list[list[Match]]:
-        assert prediction.probabilities is not None
-        rows = zip(queries, prediction.embedding, prediction.probabilities, strict=True)
-        return [
-            self.index.search(embedding, most_probable(row, prediction.classes, query.k), query.n)
-            for query, embedding, row in rows
-        ]
+    async def _search(self, targets: Sequence[Target], deadline: Deadline) -> list[list[Match]]:
+        def search_all() -> list[list[Match]]:
+            return [self.index.search(*target) for target in targets]
+
+        if len(targets) == 1 and self.index.is_quick(targets[0].classes):
+            return search_all()
+        return await self._searches.run(search_all, deadline)
+
+
+def list_targets(prediction: Prediction, queries: Sequence[Query]) -> list[Target]:
+    """What to search for, for each picture and its query."""
+    assert prediction.probabilities is not None
+    rows = zip(queries, prediction.embedding, prediction.probabilities, strict=True)
+    return [
+        Target(embedding, most_probable(probabilities, prediction.classes, query.k), query.n)
+        for query, embedding, probabilities in rows
+    ]
 
 
 def most_probable(probabilities: Floats, classes: Sequence[str], k: int) -> list[str]:

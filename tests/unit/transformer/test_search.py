@@ -4,7 +4,9 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -231,11 +233,17 @@ class OneMatch:
     dim = MARK.dim
     rows = 1
 
-    def __init__(self) -> None:
+    def __init__(self, *, quick: bool = False) -> None:
         self.asked: list[tuple[list[float], list[str], int]] = []
+        self.threads: list[str] = []
+        self._quick = quick
+
+    def is_quick(self, classes: Sequence[str]) -> bool:
+        return self._quick
 
     def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[Match]:
         self.asked.append((embedding.round(1).tolist(), list(classes), n))
+        self.threads.append(threading.current_thread().name)
         return [Match("red", "elsewhere.jpg", 0.5)]
 
 
@@ -260,6 +268,26 @@ def test_another_engine_can_take_its_place() -> None:
     assert [(classes[0], n) for _, classes, n in index.asked] == [("red", 3), ("blue", 7)]
     assert [len(classes) for _, classes, _ in index.asked] == [2, 1]
     assert index.asked[0][0] == [1.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(("quick", "pictures", "here"), [(True, 1, True), (False, 1, False), (True, 2, False)])
+def test_only_one_quick_search_runs_in_the_event_loop(quick: bool, pictures: int, here: bool) -> None:
+    index = OneMatch(quick=quick)
+    pool = DecodePool("decode", 1, 4, DecodeMemory(0))
+    pipeline = Pipeline(index, Colours(), fetch, pool, SIZE, PictureLimits(), TransformerMetrics())
+    asyncio.run(pipeline.answer([Query(draw("red"), k=2, n=3)] * pictures, Call(Deadline.after(30))))
+    pipeline.close()
+    assert {name == threading.current_thread().name for name in index.threads} == {here}
+
+
+def test_what_is_quick_to_search() -> None:
+    embeddings = make(np.ones((41_000, 64), np.float32), ["few"] * 1000 + ["many"] * 40_000)
+    index = ExactIndex(embeddings)
+    assert index.is_quick(["few"])
+    assert index.is_quick(["unknown"])
+    assert not index.is_quick(["few", "many"])
+    rounded = replace(embeddings, matrix=embeddings.matrix.astype(np.float16))
+    assert not ExactIndex(rounded).is_quick(["few"]), "each of its numbers has to be widened"
 
 
 def test_what_is_loaded_is_searched_in_the_order_of_the_files(tmp_path: Path) -> None:
