@@ -13,7 +13,7 @@ BARE = {
     "bare, OpenVINO int8": ("exported-int8", "openvino"),
 }
 ALL = (1, 8, 32, 128)
-SLOW = "Ray, as written"  # half a minute for a request: as rarely as it may be
+SLOW = "Ray, as written"  # a minute and a half for a request of eight: as rarely as it may be
 _OURS = ("ours, OpenVINO fp32", "ours, OpenVINO bf16", "ours, OpenVINO int8")
 _FEW = (*_OURS, "FastAPI, OpenVINO fp32", "BentoML, OpenVINO fp32")
 
@@ -37,7 +37,7 @@ class Part:
 # On 2 cores that are idle otherwise.
 TAKES = {"quick": "40 minutes", "default": "2 hours", "full": "a night"}
 PLANS = {
-    # What the targets need.
+    # What the targets need, and a few with large pictures.
     "quick": (
         Part(seconds=3, rounds=2, without=(SLOW, *_LATER, *_ONCE)),
         Part(concurrency=(8,), seconds=240, rounds=1, systems=(SLOW,)),

@@ -31,7 +31,7 @@ from transformer.search import load_index
 
 MOST_PYTHON_ROWS = 100_000  # of which 20,000 take 400 MB
 OURS, FULL_SCAN, PYTHON_ROWS, HALVES = "ours", "numpy, full scan", "Python rows", "ours, float16"
-FAISS, USEARCH = "faiss, flat with a selector", "usearch, exact"
+FAISS, USEARCH = "faiss, flat", "usearch, exact"
 PEERS = {FAISS: FaissFlat, USEARCH: USearchExact}
 PACKAGES = ".bench/search/lib/python*/site-packages"  # of the peers: make bench-peers
 READING, COPYING = "reading the rows' bytes", "copying the rows' bytes"  # what memory alone takes

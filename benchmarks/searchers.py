@@ -38,46 +38,57 @@ class FullScan:
         return [self._paths[row] for row in best]
 
 
-class FaissFlat:
-    """faiss: every row in one exact index, and a selector of the rows that a query may find."""
+class ByClass:
+    """A matrix for each class, for libraries that filter slowly or not at all: the best of each are merged."""
 
     def __init__(self, folder: str) -> None:
-        self._faiss: Any = importlib.import_module("faiss")
-        self._faiss.omp_set_num_threads(cpu_limit())
-        self._paths, labels, matrix = _read_normalised(folder)
-        names, codes = np.unique(labels, return_inverse=True)
-        self._rows_of = {str(name): np.flatnonzero(codes == code) for code, name in enumerate(names)}
-        self._index = self._faiss.IndexFlatIP(matrix.shape[1])
-        self._index.add(matrix)
-
-    def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[str]:
-        # Of its selectors the one with which it multiplies no other rows.
-        rows = np.concatenate([self._rows_of[name] for name in classes])
-        chosen = self._faiss.SearchParameters(sel=self._faiss.IDSelectorArray(rows))
-        query = embedding / np.linalg.norm(embedding)
-        _, found = self._index.search(query[None], n, params=chosen)
-        return [self._paths[row] for row in found[0]]
-
-
-class USearchExact:
-    """usearch, exact: it has no filter, so each class has a matrix of its own, and the best are merged."""
-
-    def __init__(self, folder: str) -> None:
-        self._usearch: Any = importlib.import_module("usearch.index")
         paths, labels, matrix = _read_normalised(folder)
         names, codes = np.unique(labels, return_inverse=True)
-        self._rows_of = {str(name): np.flatnonzero(codes == code) for code, name in enumerate(names)}
-        self._matrix_of = {name: matrix[rows] for name, rows in self._rows_of.items()}
-        self._paths = paths
+        rows_of = {str(name): np.flatnonzero(codes == code) for code, name in enumerate(names)}
+        self._paths_of = {name: [paths[row] for row in rows] for name, rows in rows_of.items()}
+        self._parts = {name: self.build(matrix[rows]) for name, rows in rows_of.items()}
+
+    def build(self, matrix: Floats) -> Any:
+        """What searches the unit vectors of one class."""
+        raise NotImplementedError
+
+    def search_part(self, part: Any, query: Floats, n: int) -> tuple[Any, Any]:
+        """Cosines and rows of the best `n`."""
+        raise NotImplementedError
 
     def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[str]:
         query = embedding / np.linalg.norm(embedding)
-        found: list[tuple[float, int]] = []
-        metric, threads = self._usearch.MetricKind.IP, cpu_limit()
+        found: list[tuple[float, str]] = []
         for name in classes:
-            matches = self._usearch.search(self._matrix_of[name], query, n, metric, exact=True, threads=threads)
-            found += zip(matches.distances.tolist(), self._rows_of[name][matches.keys].tolist(), strict=True)
-        return [self._paths[row] for _, row in sorted(found)[:n]]
+            cosines, rows = self.search_part(self._parts[name], query, n)
+            paths = self._paths_of[name]
+            found += [(-cosine, paths[row]) for cosine, row in zip(cosines.tolist(), rows.tolist(), strict=True)]
+        return [path for _, path in sorted(found)[:n]]
+
+
+class FaissFlat(ByClass):
+    """faiss, exact. An index of all rows with a selector of those that are searched was slower."""
+
+    def build(self, matrix: Floats) -> Any:
+        index = importlib.import_module("faiss").IndexFlatIP(matrix.shape[1])
+        index.add(matrix)
+        return index
+
+    def search_part(self, part: Any, query: Floats, n: int) -> tuple[Any, Any]:
+        cosines, rows = part.search(query[None], n)
+        return cosines[0], rows[0]
+
+
+class USearchExact(ByClass):
+    """usearch, exact, in one thread: more of them took longer for parts of this size."""
+
+    def build(self, matrix: Floats) -> Any:
+        self._usearch: Any = importlib.import_module("usearch.index")
+        return matrix
+
+    def search_part(self, part: Any, query: Floats, n: int) -> tuple[Any, Any]:
+        found = self._usearch.search(part, query, n, self._usearch.MetricKind.IP, exact=True, threads=1)
+        return 1 - found.distances, found.keys
 
 
 class PythonRows:

@@ -167,6 +167,7 @@ class Pipeline:
             return [self.index.search(*target) for target in targets]
 
         if len(targets) == 1 and self.index.is_quick(targets[0].classes):
+            deadline.check()
             return search_all()
         return await self._searches.run(search_all, deadline)
 

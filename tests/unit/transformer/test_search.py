@@ -29,7 +29,7 @@ from transformer.answer import Query
 from transformer.decode_pool import DecodeMemory, DecodePool
 from transformer.limits import PictureLimits
 from transformer.pipeline import Pipeline
-from transformer.search import ExactIndex, Index, Match, load_index
+from transformer.search import FEW_NUMBERS, ExactIndex, Index, Match, load_index
 
 
 def make(matrix: Floats, classes: Sequence[str]) -> Embeddings:
@@ -281,11 +281,12 @@ def test_only_one_quick_search_runs_in_the_event_loop(quick: bool, pictures: int
 
 
 def test_what_is_quick_to_search() -> None:
-    embeddings = make(np.ones((41_000, 64), np.float32), ["few"] * 1000 + ["many"] * 40_000)
+    few = FEW_NUMBERS // 64
+    embeddings = make(np.ones((2 * few + 1, 64), np.float32), ["few"] * few + ["more"] * (few + 1))
     index = ExactIndex(embeddings)
     assert index.is_quick(["few"])
     assert index.is_quick(["unknown"])
-    assert not index.is_quick(["few", "many"])
+    assert not index.is_quick(["more"])
     rounded = replace(embeddings, matrix=embeddings.matrix.astype(np.float16))
     assert not ExactIndex(rounded).is_quick(["few"]), "each of its numbers has to be widened"
 
