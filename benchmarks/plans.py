@@ -13,7 +13,7 @@ BARE = {
     "bare, OpenVINO int8": ("exported-int8", "openvino"),
 }
 ALL = (1, 8, 32, 128)
-SLOW = "Ray, as written"  # a minute and a half for a request of eight: as rarely as it may be
+SLOW = "Ray, as written"  # a minute and a half for each of eight at once: as rarely as it may be
 _OURS = ("ours, OpenVINO fp32", "ours, OpenVINO bf16", "ours, OpenVINO int8")
 _FEW = (*_OURS, "FastAPI, OpenVINO fp32", "BentoML, OpenVINO fp32")
 

@@ -33,7 +33,7 @@ MOST_PYTHON_ROWS = 100_000  # of which 20,000 take 400 MB
 OURS, FULL_SCAN, PYTHON_ROWS, HALVES = "ours", "numpy, full scan", "Python rows", "ours, float16"
 FAISS, USEARCH = "faiss, flat", "usearch, exact"
 PEERS = {FAISS: FaissFlat, USEARCH: USearchExact}
-PACKAGES = ".bench/search/lib/python*/site-packages"  # of the peers: make bench-peers
+ENVIRONMENT = Path(".bench/search")  # of the peers: make bench-peers
 READING, COPYING = "reading the rows' bytes", "copying the rows' bytes"  # what memory alone takes
 
 
@@ -69,7 +69,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
         memory = {name: measure_memory(loader, folder) for name, loader in loaders.items()}
         loading = time_rounds(_bind(loaders, folder), min(settings.rounds, 5), "load")
         searching = _time_queries({name: loader(folder) for name, loader in loaders.items()}, settings)
-    machine = describe_machine("numpy", "pyarrow")
+    libraries = ("faiss-cpu", "usearch") if FAISS in loaders else ()
+    machine = describe_machine("numpy", "pyarrow", *libraries)
     figures = {"settings": asdict(settings), "machine": machine, "memory_bytes": memory}
     file = write_results("search", {**figures, "load_seconds": loading, "query_seconds": searching})
     print(f"{settings.rows} x {settings.dim} in {settings.classes} classes, {settings.chosen} of them searched")
@@ -78,11 +79,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 def _find_peers() -> Mapping[str, Callable[[str], Any]]:
     """Those whose packages are there, which are made importable, also in processes that are started from here."""
-    found = [str(folder.resolve()) for folder in Path().glob(PACKAGES)]
-    sys.path += found
-    if not found:
+    if not (ENVIRONMENT / "installed").exists():
         print(f"skipped: {', '.join(PEERS)}: make bench-peers installs them", file=sys.stderr)
-    return PEERS if found else {}
+        return {}
+    sys.path += map(str, ENVIRONMENT.resolve().glob("lib/python*/site-packages"))
+    return PEERS
 
 
 def _bind(loaders: Mapping[str, Callable[[str], object]], folder: str) -> dict[str, Callable[[], object]]:

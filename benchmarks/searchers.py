@@ -3,6 +3,7 @@
 import functools
 import importlib
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -38,7 +39,7 @@ class FullScan:
         return [self._paths[row] for row in best]
 
 
-class ByClass:
+class ByClass(ABC):
     """A matrix for each class, for libraries that filter slowly or not at all: the best of each are merged."""
 
     def __init__(self, folder: str) -> None:
@@ -48,18 +49,18 @@ class ByClass:
         self._paths_of = {name: [paths[row] for row in rows] for name, rows in rows_of.items()}
         self._parts = {name: self.build(matrix[rows]) for name, rows in rows_of.items()}
 
+    @abstractmethod
     def build(self, matrix: Floats) -> Any:
         """What searches the unit vectors of one class."""
-        raise NotImplementedError
 
+    @abstractmethod
     def search_part(self, part: Any, query: Floats, n: int) -> tuple[Any, Any]:
-        """Cosines and rows of the best `n`."""
-        raise NotImplementedError
+        """Cosines and rows of the best `n`, or of all where there are fewer."""
 
     def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[str]:
         query = embedding / np.linalg.norm(embedding)
         found: list[tuple[float, str]] = []
-        for name in classes:
+        for name in self._parts.keys() & set(classes):
             cosines, rows = self.search_part(self._parts[name], query, n)
             paths = self._paths_of[name]
             found += [(-cosine, paths[row]) for cosine, row in zip(cosines.tolist(), rows.tolist(), strict=True)]
@@ -69,25 +70,33 @@ class ByClass:
 class FaissFlat(ByClass):
     """faiss, exact. An index of all rows with a selector of those that are searched was slower."""
 
+    def __init__(self, folder: str) -> None:
+        self._faiss: Any = importlib.import_module("faiss")
+        super().__init__(folder)
+
     def build(self, matrix: Floats) -> Any:
-        index = importlib.import_module("faiss").IndexFlatIP(matrix.shape[1])
+        index = self._faiss.IndexFlatIP(matrix.shape[1])
         index.add(matrix)
         return index
 
     def search_part(self, part: Any, query: Floats, n: int) -> tuple[Any, Any]:
-        cosines, rows = part.search(query[None], n)
+        cosines, rows = part.search(query[None], min(n, part.ntotal))
         return cosines[0], rows[0]
 
 
 class USearchExact(ByClass):
     """usearch, exact, in one thread: more of them took longer for parts of this size."""
 
-    def build(self, matrix: Floats) -> Any:
+    def __init__(self, folder: str) -> None:
         self._usearch: Any = importlib.import_module("usearch.index")
+        super().__init__(folder)
+
+    def build(self, matrix: Floats) -> Any:
         return matrix
 
     def search_part(self, part: Any, query: Floats, n: int) -> tuple[Any, Any]:
-        found = self._usearch.search(part, query, n, self._usearch.MetricKind.IP, exact=True, threads=1)
+        metric, count = self._usearch.MetricKind.IP, min(n, len(part))
+        found = self._usearch.search(part, query, count, metric, exact=True, threads=1)
         return 1 - found.distances, found.keys
 
 

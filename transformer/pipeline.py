@@ -3,11 +3,11 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from contract import Floats, Pixels, Prediction
+from contract import Pixels, Prediction
 from serving.call import Call
 from serving.deadline import Deadline
 from serving.errors import CallerGone, DeadlineExceeded, NotReady, QueueFull, ServiceError, TooLarge
@@ -18,20 +18,13 @@ from transformer.answer import Answer, Picture, Query, place_rows
 from transformer.compatibility import check_prediction, find_unknown
 from transformer.decode import decode
 from transformer.decode_pool import DecodePool
+from transformer.index_query import IndexQuery, list_index_queries
 from transformer.limits import PictureLimits
 from transformer.search import Index, Match
 
 MAX_SEARCHES = 1024  # waiting; the predictor is the narrower place
 
 Fetch = Callable[[str, Deadline], Awaitable[bytes]]
-
-
-class Target(NamedTuple):
-    """One search of the index."""
-
-    embedding: Floats  # [D]
-    classes: list[str]
-    n: int
 
 
 class Predictor(Protocol):
@@ -77,7 +70,7 @@ class Pipeline:
         self._check_classes(prediction.classes)
         with call.stage("search"):
             asked = [query for query, error in zip(queries, errors, strict=True) if error is None]
-            matches = await self._search(list_targets(prediction, asked), call.deadline)
+            matches = await self._search(list_index_queries(prediction, asked), call.deadline)
         return place_rows(prediction, matches, errors)
 
     async def predict(self, pixels: Pixels, call: Call) -> Prediction:
@@ -162,29 +155,14 @@ class Pipeline:
         finally:
             self._metrics.fetches.labels(code).observe(time.perf_counter() - begin)
 
-    async def _search(self, targets: Sequence[Target], deadline: Deadline) -> list[list[Match]]:
+    async def _search(self, queries: Sequence[IndexQuery], deadline: Deadline) -> list[list[Match]]:
         def search_all() -> list[list[Match]]:
-            return [self.index.search(*target) for target in targets]
+            return [self.index.search(*query) for query in queries]
 
-        if len(targets) == 1 and self.index.is_quick(targets[0].classes):
+        if len(queries) == 1 and self.index.is_quick(queries[0].classes):
             deadline.check()
             return search_all()
         return await self._searches.run(search_all, deadline)
-
-
-def list_targets(prediction: Prediction, queries: Sequence[Query]) -> list[Target]:
-    """What to search for, for each picture and its query."""
-    assert prediction.probabilities is not None
-    rows = zip(queries, prediction.embedding, prediction.probabilities, strict=True)
-    return [
-        Target(embedding, most_probable(probabilities, prediction.classes, query.k), query.n)
-        for query, embedding, probabilities in rows
-    ]
-
-
-def most_probable(probabilities: Floats, classes: Sequence[str], k: int) -> list[str]:
-    """The `k` most probable classes, ties in label order."""
-    return [classes[label] for label in np.argsort(-probabilities, kind="stable")[:k]]
 
 
 def _result(task: "asyncio.Task[Pixels]") -> Pixels | ServiceError:
