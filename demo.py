@@ -67,7 +67,7 @@ def _serve_and_ask(settings: DemoSettings, workshop: Workshop, steps: Steps, sta
     def start() -> None:
         predictor_flags = ["--model_dir", str(workshop.model)]
         predictor = stack.enter_context(running("predictor", predictor_flags, workshop.root / "predictor.log"))
-        flags = ["--predictor_host", predictor.grpc, "--index_dir", str(workshop.index)]
+        flags = ["--predictor_host", predictor.http, "--index_dir", str(workshop.index)]
         flags += ["--image_root", str(workshop.images)]
         # The pictures come from this machine, which the address guard would refuse.
         flags += ["--allow_networks", "127.0.0.1/32", *(SERVE_PORTS if settings.serve else ())]

@@ -65,7 +65,7 @@ class Workshop:
             clip.symlink_to((self.model / "clip").resolve(), target_is_directory=True)
         with running("predictor", ["--model_dir", str(bare)], self.root / "embed.log") as predictor:
             name = self._clip or "sample"
-            flags = ["--predictor_host", predictor.grpc, "--output", str(folder), "--clip_name", name]
+            flags = ["--predictor_host", predictor.http, "--output", str(folder), "--clip_name", name]
             _run("transformer.embed", str(self.images), *flags)
 
     def train(self) -> None:

@@ -73,13 +73,13 @@ def show_halves(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 def _measure(servers: Sequence[Server], seconds: float) -> dict[str, Any]:
     return {
-        name: asyncio.run(feed([server.grpc for server in some], seconds, functools.partial(_count, some)))
+        name: asyncio.run(feed([server.http for server in some], seconds, functools.partial(_count, some)))
         for name, some in (("one", servers[:1]), ("two", servers))
     }
 
 
 def _count(servers: Sequence[Server]) -> dict[str, float]:
-    return {server.grpc: _read_counter(server.metrics) for server in servers}
+    return {server.http: _read_counter(server.metrics) for server in servers}
 
 
 def _read_counter(address: str) -> float:

@@ -18,13 +18,14 @@ import orjson
 from benchmarks.rounds import describe_machine, show_machine, show_table, write_results
 from benchmarks.systems import LOGS
 from benchmarks.workload import make_workload
-from contract import Pixels
+from contract import MODEL_NAME, Pixels
 from launch import FREE_PORTS, Server, running
 from serving.call import Call
 from serving.deadline import Deadline
 from serving.program import run_program
 from serving.settings import at_least, load_settings, setting
-from transformer.channel import PredictorChannel
+from transformer.channel import PredictorChannel, open_channel
+from transformer.target import GRPC, REST
 
 Hop = Callable[[Pixels], Awaitable[object]]
 
@@ -53,9 +54,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 async def _measure(predictor: Server, settings: HopSettings) -> dict[str, list[float]]:
     """Milliseconds of one call: the median of each round."""
-    channel = PredictorChannel(predictor.grpc, "doggos")
+    rest = open_channel(predictor.http, REST, MODEL_NAME)
+    grpc = open_channel(predictor.grpc, GRPC, MODEL_NAME)
     async with aiohttp.ClientSession() as session:
-        ways = _ways(channel, session, f"http://{predictor.http}/v2/models/doggos/infer")
+        ways = _ways(rest, grpc, session, f"http://{predictor.http}/v2/models/{MODEL_NAME}/infer")
         rounds: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(settings.rounds + 1):
             for name, (hop, pictures) in ways.items():
@@ -63,7 +65,8 @@ async def _measure(predictor: Server, settings: HopSettings) -> dict[str, list[f
                 taken = [await _time(hop, pixels) for _ in range(settings.calls if "JSON" not in name else 3)]
                 if number:  # the first round warms up
                     rounds[name].append(1000 * statistics.median(taken))
-    await channel.close()
+    await rest.close()
+    await grpc.close()
     return rounds
 
 
@@ -73,21 +76,14 @@ async def _time(hop: Hop, pixels: Pixels) -> float:
     return time.perf_counter() - begin
 
 
-def _ways(channel: PredictorChannel, session: aiohttp.ClientSession, url: str) -> dict[str, tuple[Hop, int]]:
-    def by_channel(pixels: Pixels) -> Awaitable[object]:
-        return channel.predict(pixels, Call(Deadline.after(10)))
+def _ways(
+    rest: PredictorChannel, grpc: PredictorChannel, session: aiohttp.ClientSession, url: str
+) -> dict[str, tuple[Hop, int]]:
+    def by_rest(pixels: Pixels) -> Awaitable[object]:
+        return rest.predict(pixels, Call(Deadline.after(10)))
 
-    async def by_rest(pixels: Pixels) -> object:
-        entry = {"name": "pixels", "datatype": "UINT8", "shape": pixels.shape}
-        head = orjson.dumps(
-            {
-                "inputs": [{**entry, "parameters": {"binary_data_size": pixels.nbytes}}],
-                "parameters": {"binary_data_output": True},
-            }
-        )
-        headers = {"Inference-Header-Content-Length": str(len(head))}
-        async with session.post(url, data=head + pixels.tobytes(), headers=headers) as answer:
-            return await answer.read()
+    def by_grpc(pixels: Pixels) -> Awaitable[object]:
+        return grpc.predict(pixels, Call(Deadline.after(10)))
 
     async def by_json(pixels: Pixels) -> object:
         entry = {"name": "pixels", "datatype": "UINT8", "shape": pixels.shape, "data": pixels.reshape(-1)}
@@ -97,9 +93,10 @@ def _ways(channel: PredictorChannel, session: aiohttp.ClientSession, url: str) -
             return orjson.loads(await answer.read())
 
     return {
-        "gRPC, raw (ours)": (by_channel, 1),
-        "gRPC, raw, 8 pictures": (by_channel, 8),
-        "REST, binary": (by_rest, 1),
+        "REST, binary (ours)": (by_rest, 1),
+        "REST, binary, 8 pictures": (by_rest, 8),
+        "gRPC, raw": (by_grpc, 1),
+        "gRPC, raw, 8 pictures": (by_grpc, 8),
         "REST, JSON by orjson": (by_json, 1),
     }
 

@@ -11,7 +11,8 @@ from contract import MODEL_NAME
 from serving.call import Call
 from serving.deadline import Deadline
 from serving.errors import ServiceError
-from transformer.channel import PredictorChannel
+from transformer.channel import open_channel
+from transformer.target import REST
 
 AT_ONCE = 12  # for each predictor: a batch that is computed, and some that wait
 SIZE = 224
@@ -22,7 +23,7 @@ CountAll = Callable[[], Mapping[str, float]]  # requests answered so far, by pre
 
 async def feed(addresses: Sequence[str], seconds: float, count: CountAll) -> dict[str, Any]:
     """Keep every predictor busy: answers per second of all, and each one's share in percent."""
-    channel = PredictorChannel("ipv4:" + ",".join(addresses), MODEL_NAME)
+    channel = open_channel(",".join(addresses), REST, MODEL_NAME)
     pixels = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
     answered = failed = 0
     stop = False

@@ -12,7 +12,7 @@ from deploy.tools import call, get_object, list_objects
 from serving.errors import ArtefactError
 
 PARTS = ("predictor", "transformer")
-PORTS = {"grpc": 8081, "metrics": 8082}
+PORTS = {"http": 8080, "metrics": 8082}
 PATIENCE = 300.0  # seconds until the pods are there
 
 

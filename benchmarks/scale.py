@@ -99,7 +99,7 @@ def _feed_two(release: ScaledRelease, seconds: float) -> dict[str, float]:
     rates = []
     for replicas in (1, 2):
         release.scale("predictor", replicas)
-        addresses = [f"{pod['status']['podIP']}:{PORTS['grpc']}" for pod in release.pods("predictor")]
+        addresses = [f"{pod['status']['podIP']}:{PORTS['http']}" for pod in release.pods("predictor")]
         fed = asyncio.run(feed(addresses, seconds, lambda: release.count("predictor")))
         rates.append(fed["per_second"])
     return {"ratio": rates[1] / rates[0], "points_from_even": points_from_even(fed["shares"])}

@@ -53,7 +53,7 @@ def show_starts(rounds: Mapping[str, Figures]) -> str:
 
 
 def _programs(workload: Workload, standing: Server) -> dict[str, tuple[str, list[str]]]:
-    index = ["--index_dir", str(workload.index), "--predictor_host", standing.grpc]
+    index = ["--index_dir", str(workload.index), "--predictor_host", standing.http]
     exported = {precision: workload.exported(precision) for precision in PRECISIONS}
     models = {f"OpenVINO {precision}": folder for precision, folder in exported.items() if folder.exists()}
     predictors = {**models, "torch": workload.model}

@@ -87,7 +87,7 @@ def start_ours(system: System, workload: Workload, meter: Meter) -> str:
     predictor = start_server(
         system.script, [*FREE_PORTS, *flags], LOGS / f"{system.name}-p.log", meter.environ, START_SECONDS
     )
-    flags = ["--predictor_host", predictor.grpc, "--index_dir", str(workload.index), "--allow_networks", "127.0.0.1/32"]
+    flags = ["--predictor_host", predictor.http, "--index_dir", str(workload.index), "--allow_networks", "127.0.0.1/32"]
     transformer = start_server(
         "transformer", [*FREE_PORTS, *flags], LOGS / f"{system.name}-t.log", meter.environ, START_SECONDS
     )

@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract import ClipMark, Floats, Pixels
 
 ROOT = Path(".bench/workload")
-CLASSES, ROWS, PICTURES, LARGE_PICTURES = 120, 20_580, 48, 8  # the first two as in Stanford Dogs
+CLASSES, ROWS, LARGE_PICTURES = 120, 20_580, 8  # the first two as in Stanford Dogs
 PRECISIONS = ("fp32", "bf16", "int8")  # of the exports
 SMALL = "500x375"
 SIZES = {SMALL: (500, 375), "1080p": (1920, 1080), "12mp": (4000, 3000)}
@@ -80,7 +81,7 @@ def _draw(width: int, height: int, folder: Path) -> None:
     """Pictures with the spectrum of photographs, so that their JPEGs are as long and as slow to decode."""
     from PIL import Image
 
-    for number in range(PICTURES if width < 1000 else LARGE_PICTURES):
+    for number in range(CLASSES if width < 1000 else LARGE_PICTURES):
         Image.fromarray(_draw_noise(width, height, number)).save(folder / f"{number:03}.jpg", quality=88)
 
 
@@ -107,47 +108,44 @@ def _make_clip(folder: Path) -> None:
 
 
 def _make_head_and_index(workload: Workload, index: Path) -> None:
-    """A head whose answers differ from picture to picture, and an index of rows near the pictures."""
+    """Each picture is the middle of a class, whose rows lie around it, and the head is trained on the rows."""
+    from embeddings import write_embeddings_part
     from predictor.model import load_engine
     from transformer.decode import decode
 
-    shutil.rmtree(workload.model / "head", ignore_errors=True)
     bare = load_engine(workload.model, allow_unmarked=False, threads=None)
     files = sorted(workload.pictures(SMALL).iterdir())
     pixels = np.stack([decode(file.read_bytes(), bare.size, exif_orientation=False) for file in files])
     embeddings = np.concatenate([bare.predict(part).embedding for part in np.split(pixels, len(pixels) // 8)])
     mark = bare.clip.mark(exif_orientation=False)
     classes = tuple(f"breed_{number:03}" for number in range(CLASSES))
-    _make_head(workload.model / "head", classes, embeddings, mark)
-    _make_index(index, classes, embeddings, mark)
+    rows, codes = _draw_rows(embeddings)
+    _train_head(workload.model / "head", classes, rows, codes, mark)
+    paths = [f"{classes[code]}/{number:05}.jpg" for number, code in enumerate(codes)]
+    write_embeddings_part(index / "part-00000.parquet", paths, [classes[code] for code in codes], rows, mark)
 
 
-def _make_head(folder: Path, classes: tuple[str, ...], embeddings: Floats, mark: ClipMark) -> None:
-    """Random, but normalised by what the pictures really give, or every picture would get the same class."""
-    import torch
-
-    from predictor.head import Head, HeadArguments, TrainedHead, save_head
-
-    torch.manual_seed(1)
-    arguments = HeadArguments(mark.dim, 256, 0.3, len(classes))
-    head = Head(arguments).eval()
-    with torch.no_grad():
-        hidden = head.fc1(torch.from_numpy(embeddings))  # [N, 256]
-        head.batch_norm.running_mean.copy_(hidden.mean(0))  # type: ignore[union-attr]
-        head.batch_norm.running_var.copy_(hidden.var(0))  # type: ignore[union-attr]
-        head.fc2.weight.mul_(3)  # some classes are then more probable than others
-    save_head(TrainedHead(head, arguments, classes, mark), folder)
-
-
-def _make_index(folder: Path, classes: tuple[str, ...], embeddings: Floats, mark: ClipMark) -> None:
-    from embeddings import write_embeddings_part
-
+def _draw_rows(embeddings: Floats) -> tuple[Floats, NDArray[np.int32]]:
+    """Embeddings [ROWS, D] around those of the pictures, and their classes [ROWS]."""
     random = np.random.default_rng(2)
-    rows = embeddings[random.integers(0, len(embeddings), ROWS)]
-    noise = random.normal(scale=0.5 * embeddings.std(0), size=rows.shape)
-    labels = [classes[number] for number in random.integers(0, len(classes), ROWS)]
-    paths = [f"{label}/{number:05}.jpg" for number, label in enumerate(labels)]
-    write_embeddings_part(folder / "part-00000.parquet", paths, labels, (rows + noise).astype(np.float32), mark)
+    codes = random.integers(0, CLASSES, ROWS).astype(np.int32)
+    noise = random.normal(scale=0.5 * embeddings.std(0), size=(ROWS, embeddings.shape[1]))
+    return (embeddings[codes] + noise).astype(np.float32), codes
+
+
+def _train_head(folder: Path, classes: tuple[str, ...], rows: Floats, codes: NDArray[np.int32], mark: ClipMark) -> None:
+    """As a user would: the answers of a head that was not trained hang on the last digits of an embedding."""
+    from predictor.fit import FitSettings, fit_head, split_rows
+    from predictor.head import HeadArguments, TrainedHead, save_head
+
+    shutil.rmtree(folder, ignore_errors=True)
+    train, validation = split_rows(codes, 0.1, seed=1)
+    arguments = HeadArguments(mark.dim, 256, 0.3, len(classes))
+    settings = FitSettings(learning_rate=1e-3, batch_size=256, epochs=10, patience=3, seed=1)
+    fitted = fit_head(
+        arguments, (rows[train], codes[train]), (rows[validation], codes[validation]), settings, lambda _: None
+    )
+    save_head(TrainedHead(fitted.head, arguments, classes, mark), folder)
 
 
 def _export(workload: Workload, precision: str) -> None:

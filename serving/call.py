@@ -12,6 +12,8 @@ from typing import Protocol
 from serving.deadline import Deadline
 
 REQUEST_ID = "x-request-id"
+TIMEOUT_MS = "x-request-timeout-ms"
+"""The caller's own time, where it is shorter than ours; gRPC has a deadline for it."""
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
 # Forms of W3C Trace Context; what follows a traceparent's flags is for versions to come.
 _TRACE = {
@@ -93,7 +95,7 @@ class Call:
         given = headers.get(REQUEST_ID, "")
         request_id = given if _PRINTABLE.fullmatch(given) else uuid.uuid4().hex
         trace = {name: headers[name] for name, form in _TRACE.items() if form.fullmatch(headers.get(name, ""))}
-        return cls(Deadline.after(budget), request_id, trace)
+        return cls(Deadline.after(min(budget, _read_seconds(headers.get(TIMEOUT_MS, "")))), request_id, trace)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes on to the next service."""
@@ -117,3 +119,8 @@ class Call:
         """Add a stage that was measured elsewhere, by `time.monotonic()`."""
         self.stages.add(name, end - begin)
         self.span.record(name, begin, end)
+
+
+def _read_seconds(milliseconds: str) -> float:
+    """Without end where it is no number."""
+    return int(milliseconds) / 1000 if milliseconds.isascii() and milliseconds.isdigit() else float("inf")

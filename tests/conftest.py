@@ -49,7 +49,7 @@ def service(workshop: Workshop) -> Iterator[Service]:
     """Predictor, transformer and a web server for the pictures, each on free ports of loopback."""
     predictor_flags = ["--model_dir", str(workshop.model)]
     with running("predictor", predictor_flags, workshop.root / "predictor.log") as predictor:
-        flags = ["--predictor_host", predictor.grpc, "--index_dir", str(workshop.index), *LOOPBACK_ONLY]
+        flags = ["--predictor_host", predictor.http, "--index_dir", str(workshop.index), *LOOPBACK_ONLY]
         flags += ["--image_root", str(workshop.images)]
         with (
             running("transformer", flags, workshop.root / "transformer.log") as transformer,

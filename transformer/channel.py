@@ -1,88 +1,70 @@
-"""The way to the predictor: raw tensors over gRPC to any of its pods, repeated where they are lost, our errors."""
+"""The way to the predictor: raw tensors to any of its pods, repeated where they are lost, our errors."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
-
-import grpc
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import contract
 from contract import Pixels, Prediction
 from serving.call import Call
-from serving.errors import DeadlineExceeded, NotReady, QueueFull, ServiceError, TooLarge
-from serving.grpc_codec import encode_request
-from serving.stubs import load_messages
+from serving.errors import InvalidRequest, NotReady
 from serving.v2 import InferRequest, Tensor
+from transformer.hop import Hop, Lost
 from transformer.prediction import PredictionReader
-from transformer.replicas import Methods, Replicas
+from transformer.target import REST, grpc_target, rest_hosts
 
 # Seconds before each further attempt; pods may be looked up again meanwhile.
 PAUSES = (0.05, 0.15, 0.45, 1.0)
-_RETRIED = {
-    grpc.StatusCode.UNAVAILABLE,  # gone, or not ready yet
-    grpc.StatusCode.CANCELLED,  # met a server that was just stopping; our own cancellation is no RpcError
-    grpc.StatusCode.INTERNAL,  # its engine failed, or its connection broke in the middle of the answer
-    grpc.StatusCode.UNKNOWN,
-}
 
-_TOO_LARGE = "the pictures of this request are too many for one message to the predictor: send fewer at once"
+Result = TypeVar("Result")
+
+
+def open_channel(predictor_host: str, protocol: str, model_name: str) -> "PredictorChannel":
+    """The channel that the settings ask for; inside a running event loop."""
+    if protocol == REST:
+        from transformer.rest_hop import RestHop
+
+        return PredictorChannel(RestHop(rest_hosts(predictor_host), model_name))
+    from transformer.grpc_hop import GrpcHop
+
+    return PredictorChannel(GrpcHop(grpc_target(predictor_host), model_name))
 
 
 class PredictorChannel:
-    """Calls the predictor; made inside a running event loop."""
+    """Calls the predictor."""
 
-    def __init__(self, target: str, model_name: str) -> None:
-        self._model_name = model_name
-        self._replicas = Replicas(target)
+    def __init__(self, hop: Hop) -> None:
+        self._hop = hop
         self._reader = PredictionReader()
 
     async def read_size(self, call: Call) -> int:
         """S, from the shape of `pixels` in the predictor's metadata."""
-        message = load_messages().ModelMetadataRequest(name=self._model_name)
-        answer = await self._call(lambda methods: methods.metadata, message, call)
-        shapes = [list(tensor.shape) for tensor in answer.inputs if tensor.name == contract.PIXELS]
+        inputs = await self._repeat(lambda: self._hop.describe(call), call)
+        shapes = [spec.shape for spec in inputs if spec.name == contract.PIXELS]
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != shapes[0][2] or shapes[0][1] <= 0:
             raise NotReady("the predictor does not take pixels of one size: is it a doggos predictor?")
-        return int(shapes[0][1])
+        return shapes[0][1]
 
     async def predict(self, pixels: Pixels, call: Call) -> Prediction:
         """Classify and embed [N, S, S, 3]; raises NotReady, QueueFull, TooLarge or DeadlineExceeded."""
         request = InferRequest({contract.PIXELS: Tensor(contract.PIXELS, "UINT8", pixels)}, id=call.request_id)
-        message = encode_request(self._model_name, request)
-        return self._reader.read(await self._call(lambda methods: methods.infer, message, call), len(pixels))
+        try:
+            answer = await self._repeat(lambda: self._hop.infer(request, self._reader.known, call), call)
+            return self._reader.read(answer, len(pixels))
+        except (ValueError, InvalidRequest) as error:
+            raise NotReady(f"the predictor's answer cannot be used: {error}") from None
 
-    async def _call(self, choose: Callable[[Methods], Any], message: Any, call: Call) -> Any:
+    async def _repeat(self, attempt: Callable[[], Awaitable[Result]], call: Call) -> Result:
         """The answer; whatever happened to an attempt, repeating it is safe and may meet another predictor."""
         for pause in (*PAUSES, None):
             try:
-                with self._replicas.use() as methods:
-                    timeout = call.deadline.remaining()
-                    return await choose(methods)(message, timeout=timeout, metadata=call.metadata())
-            except grpc.aio.AioRpcError as error:
-                if error.code() in _RETRIED:
-                    self._replicas.note_failure()
-                if pause is None or error.code() not in _RETRIED or call.deadline.remaining() <= pause:
-                    raise _translate(error) from None
+                return await attempt()
+            except Lost as lost:
+                if pause is None or call.deadline.remaining() <= pause:
+                    raise lost.error from None
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._replicas.close()
-
-
-def _translate(error: Any) -> ServiceError:
-    """Our error for the predictor's; details are passed on only of codes that gRPC never gives: its have addresses."""
-    code, details = error.code(), str(error.details() or "")[:200]
-    answered = "retry-after" in dict(error.trailing_metadata() or ())  # only our predictor's own errors have it
-    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded("the predictor was too slow for the request's time")
-    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return QueueFull("the predictor's queue is full") if answered else TooLarge(_TOO_LARGE)
-    if code == grpc.StatusCode.UNAVAILABLE:
-        return NotReady("the predictor is not ready" if answered else "the predictor cannot be reached")
-    if code == grpc.StatusCode.INVALID_ARGUMENT:
-        return NotReady(f"the predictor refuses the pixels: {details}")
-    if code == grpc.StatusCode.NOT_FOUND:
-        return NotReady(f"the predictor does not know the model: {details}")
-    return NotReady(f"the predictor failed with {code.name}")
+        await self._hop.close()

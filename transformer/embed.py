@@ -13,7 +13,6 @@ from transformer.embed_run import Summary, embed, open_bar
 from transformer.embed_settings import PREFIX, EmbedSettings
 from transformer.parts import SKIPPED_FOLDER
 from transformer.picture_list import Extent, PictureList, find_pictures, measure, open_picture_list
-from transformer.target import grpc_target
 
 __all__ = ["find_pictures", "main"]
 
@@ -23,12 +22,11 @@ Result = TypeVar("Result")
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Read the settings and the list, embed, say what came of it."""
     settings = load_settings(EmbedSettings, "python -m transformer.embed", PREFIX, argv, environ)
-    target = grpc_target(settings.predictor_host)
     pictures = open_picture_list(settings.images, settings.image_root)
     extent = _measure(pictures)
     if not extent.rows:
         raise ArtefactError(f"{settings.images} has no pictures; a folder must hold <class>/<picture>")
-    summary = asyncio.run(_run_until_signal(embed(settings, target, pictures, extent)))
+    summary = asyncio.run(_run_until_signal(embed(settings, pictures, extent)))
     print(_describe(settings, summary))  # noqa: T201
 
 

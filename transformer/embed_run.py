@@ -15,7 +15,7 @@ from tqdm import tqdm
 from contract import ClipMark
 from serving.errors import ArtefactError
 from transformer.batches import BatchEmbedder, EmbeddedBatch, check_embeddings, cut_batches, run_in_order
-from transformer.channel import PredictorChannel
+from transformer.channel import open_channel
 from transformer.download import Downloader, FetchLimits
 from transformer.embed_settings import EmbedSettings
 from transformer.limits import PictureLimits
@@ -37,10 +37,10 @@ class Summary:
     first_reason: str  # why the first skipped picture was
 
 
-async def embed(settings: EmbedSettings, target: str, pictures: PictureList, extent: Extent) -> Summary:
+async def embed(settings: EmbedSettings, pictures: PictureList, extent: Extent) -> Summary:
     """Embed what the output folder does not have yet; raises ArtefactError, or NotReady when patience is at an end."""
     async with AsyncExitStack() as stack:
-        channel = PredictorChannel(target, settings.predictor_model_name)
+        channel = open_channel(settings.predictor_host, settings.predictor_protocol, settings.predictor_model_name)
         stack.push_async_callback(channel.close)
         predictor = PatientPredictor(
             channel, settings.predictor_concurrency, settings.request_timeout, settings.predictor_timeout, _say

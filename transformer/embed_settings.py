@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from contract import MODEL_NAME
 from serving.errors import SettingError
-from serving.settings import at_least, parse_bool, setting
+from serving.settings import at_least, one_of, parse_bool, setting
 from serving.threads import cpu_limit
 from transformer.limits import MAX_BYTES, MAX_PIXELS
 from transformer.settings import Network, parse_networks
+from transformer.target import GRPC, REST, check_target
 
 PREFIX = "EMBED_"
 
@@ -46,6 +47,7 @@ class EmbedSettings:
     image_root: str = setting("", "folder that the paths of a file are relative to; empty: the file's own folder")
     output: str = setting("", "folder for the Parquet parts; made when it is not there")
     predictor_host: str = setting("", "HOST:PORT of a predictor, with or without a head")
+    predictor_protocol: str = setting(REST, "how it is called: v2 (REST) or grpc-v2", parse=one_of(REST, GRPC))
     predictor_model_name: str = setting(MODEL_NAME, "name of the predictor's model")
     predictor_timeout: float = setting(60.0, "seconds to wait for a lost predictor", parse=at_least(0, float))
     predictor_concurrency: int = setting(4, "requests to the predictor at the same time", parse=at_least(1))
@@ -68,8 +70,7 @@ class EmbedSettings:
     max_picture_pixels: int = setting(MAX_PIXELS, "largest picture, in pixels", parse=at_least(1))
 
     def __post_init__(self) -> None:
-        if not self.predictor_host:
-            raise SettingError("--predictor_host: say where the predictor is, as HOST:PORT")
+        check_target(self.predictor_host, self.predictor_protocol)
         if not self.output:
             raise SettingError("--output: name a folder for the Parquet parts")
 

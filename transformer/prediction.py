@@ -1,42 +1,35 @@
 """The predictor's answer as arrays of the agreed shapes, or a sentence that says why it is none."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 import contract
 from contract import Floats, Prediction, PredictorInfo
-from serving.errors import InvalidRequest, NotReady
-from serving.grpc_codec import decode_response
-from serving.v2 import Array, Tensor
+from serving.v2 import Array, InferResponse, Tensor
 
 
 class PredictionReader:
     """Reads answers; class names that have not changed are not decoded again."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Tensor] = {}
+        self.known: dict[str, Tensor] = {}  # tensors that need not be decoded again when they come again
         self._classes: tuple[str, ...] = ()
 
-    def read(self, message: Any, rows: int) -> Prediction:
-        """The ModelInferResponse to `rows` pictures; raises NotReady when it is not what a predictor answers."""
-        try:
-            response = decode_response(message, self._known)
-            info = PredictorInfo.from_parameters(response.parameters)
-            tensors = {tensor.name: tensor for tensor in response.outputs}
-            classes = self._read_classes(tensors.get(contract.CLASSES))
-            embedding = _floats(tensors, contract.EMBEDDING, rows, None)
-            probabilities = _floats(tensors, contract.PROBABILITIES, rows, len(classes)) if classes else None
-        except (ValueError, InvalidRequest) as error:
-            raise NotReady(f"the predictor's answer cannot be used: {error}") from None
+    def read(self, response: InferResponse, rows: int) -> Prediction:
+        """The answer to `rows` pictures; raises ValueError when it is not what a predictor answers."""
+        info = PredictorInfo.from_parameters(response.parameters)
+        tensors = {tensor.name: tensor for tensor in response.outputs}
+        classes = self._read_classes(tensors.get(contract.CLASSES))
+        embedding = _floats(tensors, contract.EMBEDDING, rows, None)
+        probabilities = _floats(tensors, contract.PROBABILITIES, rows, len(classes)) if classes else None
         return Prediction(embedding, probabilities, classes, info)
 
     def _read_classes(self, tensor: Tensor | None) -> tuple[str, ...]:
         if tensor is None:
             return ()
-        if tensor is not self._known.get(contract.CLASSES):
-            self._classes, self._known = _names(tensor), {contract.CLASSES: tensor}
+        if tensor is not self.known.get(contract.CLASSES):
+            self._classes, self.known = _names(tensor), {contract.CLASSES: tensor}
         return self._classes
 
 

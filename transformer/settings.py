@@ -6,9 +6,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from serving.errors import SettingError
 from serving.server_settings import ServerSettings
-from serving.settings import at_least, setting
+from serving.settings import at_least, one_of, setting
 from transformer.limits import MAX_BYTES, MAX_PIXELS
-from transformer.target import grpc_target
+from transformer.target import GRPC, REST, check_target
 
 PREFIX = "TRANSFORMER_"
 Network = IPv4Network | IPv6Network
@@ -24,12 +24,6 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip().lower() for part in text.split(",") if part.strip())
 
 
-def _grpc_v2(text: str) -> str:
-    if text != "grpc-v2":
-        raise ValueError("the predictor is called over grpc-v2 only")
-    return text
-
-
 def _dtype(text: str) -> str:
     if text not in ("float32", "float16"):
         raise ValueError("use float32 or float16")
@@ -40,8 +34,13 @@ def _dtype(text: str) -> str:
 class TransformerSettings(ServerSettings):
     """Download a picture, let the predictor classify and embed it, and find similar pictures."""
 
-    predictor_host: str = setting("", "HOST, HOST:PORT, a list of them with commas, or a gRPC target (dns:///...)")
-    predictor_protocol: str = setting("grpc-v2", "how the predictor is called: grpc-v2", parse=_grpc_v2)
+    predictor_host: str = setting(
+        "", "HOST, HOST:PORT, a list of them with commas, or, over gRPC, any target of its (dns:///...)"
+    )
+    predictor_protocol: str = setting(
+        REST, "how the predictor is called: v2 (REST with binary tensors, port 8080) or grpc-v2 (port 8081)",
+        parse=one_of(REST, GRPC),
+    )  # fmt: skip
     predictor_model_name: str = setting("", "name of the predictor's model, where it is not --model_name")
     index_dir: str = setting("/mnt/index", "folder, file or object-store URI of the embeddings Parquet")
     index_dtype: str = setting(
@@ -76,6 +75,6 @@ class TransformerSettings(ServerSettings):
         super().__post_init__()
         if self.max_held_bytes < self.max_picture_bytes:
             raise SettingError("--max_held_bytes: it must be at least --max_picture_bytes, or none could be downloaded")
-        grpc_target(self.predictor_host)
+        check_target(self.predictor_host, self.predictor_protocol)
         if self.url_template and "{path}" not in self.url_template:
             raise SettingError("--url_template: it must contain {path}")

@@ -15,7 +15,7 @@ from serving.held import ByteBudget
 from serving.logs import log, warn
 from serving.metrics import TransformerMetrics
 from serving.model import State
-from transformer.channel import PredictorChannel
+from transformer.channel import PredictorChannel, open_channel
 from transformer.compatibility import find_unknown
 from transformer.decode_pool import DecodeMemory, DecodePool
 from transformer.download import Downloader, FetchLimits
@@ -24,7 +24,6 @@ from transformer.pipeline import Pipeline
 from transformer.search import Index, load_index
 from transformer.server import TransformerModel
 from transformer.settings import TransformerSettings
-from transformer.target import grpc_target
 
 RETRY_SECONDS = 0.5
 ATTEMPT_SECONDS = 10.0
@@ -67,8 +66,8 @@ def _show(index: Index, pool: DecodePool, metrics: TransformerMetrics) -> None:
 
 
 def _open_channel(settings: TransformerSettings) -> PredictorChannel:
-    target = grpc_target(settings.predictor_host)
-    return PredictorChannel(target, settings.predictor_model_name or settings.model_name)
+    name = settings.predictor_model_name or settings.model_name
+    return open_channel(settings.predictor_host, settings.predictor_protocol, name)
 
 
 def _open_downloader(settings: TransformerSettings, metrics: TransformerMetrics, held: ByteBudget) -> Downloader:

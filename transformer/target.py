@@ -1,19 +1,34 @@
-"""--predictor_host as gRPC understands it."""
+"""--predictor_host as each protocol understands it."""
 
 import ipaddress
 
 from serving.errors import SettingError
 
-DEFAULT_PORT = 8081
+REST, GRPC = "v2", "grpc-v2"  # as KServe's --predictor_protocol names them
+REST_PORT, GRPC_PORT = 8080, 8081
+
+
+def check_target(predictor_host: str, protocol: str) -> None:
+    """Raise SettingError when `protocol` has no use for --predictor_host."""
+    rest_hosts(predictor_host) if protocol == REST else grpc_target(predictor_host)
+
+
+def rest_hosts(predictor_host: str) -> list[tuple[str, int]]:
+    """Host and port of each part of --predictor_host; raises SettingError when it has none."""
+    if _is_grpc_target(predictor_host):
+        raise SettingError(
+            f"--predictor_host: {predictor_host!r} is a target of gRPC: give HOST:PORT with its HTTP port, "
+            f"or --predictor_protocol {GRPC}"
+        )
+    hosts = [host.rpartition(":") for host in _split(predictor_host, REST_PORT)]
+    return [(name.strip("[]"), int(port)) for name, _, port in hosts]
 
 
 def grpc_target(predictor_host: str) -> str:
     """The gRPC target of --predictor_host; raises SettingError when it cannot be one."""
-    if "://" in predictor_host or predictor_host.startswith(("dns:", "unix:", "ipv4:", "ipv6:")):
+    if _is_grpc_target(predictor_host):
         return predictor_host
-    hosts = [_with_port(part.strip()) for part in predictor_host.split(",") if part.strip()]
-    if not hosts:
-        raise SettingError("--predictor_host: say where the predictor is, as HOST:PORT")
+    hosts = _split(predictor_host, GRPC_PORT)
     if len(hosts) == 1:
         return f"dns:///{hosts[0]}"
     try:
@@ -26,10 +41,22 @@ def grpc_target(predictor_host: str) -> str:
     return "ipv4:" + ",".join(hosts)
 
 
-def _with_port(host: str) -> str:
+def _is_grpc_target(predictor_host: str) -> bool:
+    return "://" in predictor_host or predictor_host.startswith(("dns:", "unix:", "ipv4:", "ipv6:"))
+
+
+def _split(predictor_host: str, port: int) -> list[str]:
+    """HOST:PORT of each part, with `port` where it has none."""
+    hosts = [_with_port(part.strip(), port) for part in predictor_host.split(",") if part.strip()]
+    if not hosts:
+        raise SettingError("--predictor_host: say where the predictor is, as HOST:PORT")
+    return hosts
+
+
+def _with_port(host: str, default: int) -> str:
     name, colon, port = host.rpartition(":")
     if not colon or host.endswith("]"):
-        return f"{host}:{DEFAULT_PORT}"
+        return f"{host}:{default}"
     bare = ":" not in name or name.startswith("[")  # an IPv6 address needs its brackets
     if not name or not bare or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise SettingError(f"--predictor_host: {host!r} is not HOST or HOST:PORT")

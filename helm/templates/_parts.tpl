@@ -48,7 +48,7 @@
 
 {{- define "doggos.transformerArgs" -}}
 {{ include "doggos.args" . }}
-- --predictor_host=dns:///{{ .Release.Name }}-predictor-headless:8081
+- --predictor_host={{ .Release.Name }}-predictor-headless:8080
 - --index_dir=/mnt/index
 - --start_timeout={{ .Values.predictor.startSeconds }}
 - --max_decodes={{ .Values.transformer.maxDecodes }}

@@ -306,7 +306,7 @@ def test_a_phone_is_enough(visit: Visit, service: Service) -> None:
 def test_pictures_may_come_from_a_template(visit: Visit, service: Service, tmp_path: Path) -> None:
     workshop = service.workshop
     with picture_server(workshop.images) as pictures:
-        flags = ["--predictor_host", service.predictor.grpc, "--index_dir", str(workshop.index), *LOOPBACK_ONLY]
+        flags = ["--predictor_host", service.predictor.http, "--index_dir", str(workshop.index), *LOOPBACK_ONLY]
         flags += ["--url_template", f"{pictures}/{{path}}"]
         with running("transformer", flags, tmp_path / "transformer.log") as server:
             visitor = visit(f"http://{server.http}").open()

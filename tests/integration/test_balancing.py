@@ -17,6 +17,7 @@ from tests.callers import ask_rest, grpc_request, read_metrics, wait_until
 from tests.dns_server import NAME, DnsServer, running_dns_server
 from tests.stand_ins import COLOURS, draw, write_index
 from tests.traffic import Traffic
+from transformer.target import GRPC, REST
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 NO_AGE, SHORT_AGE = 3600.0, 1.0  # seconds
@@ -27,6 +28,7 @@ BUDGET = 8.0
 class Fleet:
     """Predictors that share a port, the name server that knows some of them, and a transformer."""
 
+    protocol: str  # by which the transformer calls them
     port: int
     folder: Path
     names: DnsServer
@@ -34,14 +36,16 @@ class Fleet:
     predictors: dict[str, Server]
 
     def start(self, host: str, age: float = NO_AGE) -> None:
-        self.predictors[host] = start_predictor(host, self.port, self.folder, age)
+        self.predictors[host] = start_predictor(self.protocol, host, self.port, self.folder, age)
 
     def answered(self, host: str) -> float:
-        return read_metrics(self.predictors[host]).get("doggos_requests_total{code=OK,protocol=grpc}", 0)
+        labels = "code=200,protocol=http" if self.protocol == REST else "code=OK,protocol=grpc"
+        return read_metrics(self.predictors[host]).get(f"doggos_requests_total{{{labels}}}", 0)
 
 
-def start_predictor(host: str, port: int, folder: Path, age: float = NO_AGE) -> Server:
-    flags = ["--host", host, "--grpc_port", str(port), "--http_port", "0", "--metrics_port", "0"]
+def start_predictor(protocol: str, host: str, port: int, folder: Path, age: float = NO_AGE) -> Server:
+    ports = (port, 0) if protocol == REST else (0, port)
+    flags = ["--host", host, "--http_port", str(ports[0]), "--grpc_port", str(ports[1]), "--metrics_port", "0"]
     flags += ["--max_connection_age_seconds", str(age), "--forward_seconds", "0.005", "--drain_seconds", "1"]
     flags += ["--max_queue", "1000"]
     return start_server("tests.stand_ins", flags, folder / f"predictor-{host}.log")
@@ -59,20 +63,24 @@ def port_free_on_all() -> int:
     pytest.skip("no port is free on 127.0.0.1, .2 and .3: loopback has no such addresses here")
 
 
-@pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+@pytest.fixture(scope="module", params=[REST, GRPC])
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    protocol = request.param
     folder = tmp_path_factory.mktemp("fleet")
     port = port_free_on_all()
     index = write_index(folder / "index")
     with running_dns_server(*HOSTS[:2]) as names, ExitStack() as stack, ThreadPoolExecutor() as starts:
-        starting = {host: starts.submit(start_predictor, host, port, folder) for host in HOSTS}
-        target = f"dns://127.0.0.1:{names.port}/{NAME}:{port}"
+        starting = {host: starts.submit(start_predictor, protocol, host, port, folder) for host in HOSTS}
+        target = f"{NAME}:{port}" if protocol == REST else f"dns://127.0.0.1:{names.port}/{NAME}:{port}"
         flags = ["--http_port", "0", "--grpc_port", "0", "--metrics_port", "0", "--index_dir", str(index)]
-        flags += ["--predictor_host", target, "--request_timeout", str(BUDGET)]
-        resolver = {"GRPC_DNS_RESOLVER": "ares"}
-        transformer = start_server("transformer", flags, folder / "transformer.log", resolver)
+        flags += ["--predictor_protocol", protocol, "--predictor_host", target, "--request_timeout", str(BUDGET)]
+        module = "tests.named_transformer" if protocol == REST else "transformer"
+        resolver = {"GRPC_DNS_RESOLVER": "ares", "DNS_PORT": str(names.port)}
+        transformer = start_server(module, flags, folder / "transformer.log", resolver)
         stack.callback(transformer.process.kill)
-        fleet = Fleet(port, folder, names, transformer, {host: start.result() for host, start in starting.items()})
+        fleet = Fleet(
+            protocol, port, folder, names, transformer, {host: start.result() for host, start in starting.items()}
+        )
         yield fleet
         for server in fleet.predictors.values():
             server.process.kill()
@@ -128,6 +136,7 @@ def connections_to(host: str, port: int) -> set[str]:
     return {remote for _, local, remote, state, *_ in lines if local.endswith(ends) and state == "01"}
 
 
+@pytest.mark.parametrize("fleet", [GRPC], indirect=True)  # HTTP's have no age
 @pytest.mark.usefixtures("returned")
 def test_connections_that_end_by_age_lose_no_request(fleet: Fleet) -> None:
     seen: set[str] = set()

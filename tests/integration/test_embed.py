@@ -45,7 +45,7 @@ def uninterrupted(service: Service, images: Path, tmp_path_factory: pytest.TempP
 
 
 def arguments(service: Service, source: Path, output: Path, *flags: str) -> list[str]:
-    return [str(source), "--predictor_host", service.predictor.grpc, "--output", str(output), *SMALL, *flags]
+    return [str(source), "--predictor_host", service.predictor.http, "--output", str(output), *SMALL, *flags]
 
 
 def embed(service: Service, source: Path, output: Path, *flags: str) -> None:

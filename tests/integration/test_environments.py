@@ -159,7 +159,7 @@ def test_embed_runs_without_torch_and_without_importing_kserve(
     (tmp_path / "images" / breed.name).symlink_to(breed)
     # It borrows one generated file from KServe without importing it, which takes seconds.
     environ = without(block, *WITHOUT_TORCH, refused="kserve")
-    flags = ["--predictor_host", service.predictor.grpc, "--output", str(tmp_path / "index"), "--clip_name", "sample"]
+    flags = ["--predictor_host", service.predictor.http, "--output", str(tmp_path / "index"), "--clip_name", "sample"]
     run(["-m", "transformer.embed", str(tmp_path / "images"), *flags], environ)
     assert list((tmp_path / "index").glob("*.parquet"))
 

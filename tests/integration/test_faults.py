@@ -31,6 +31,7 @@ from tests.picture_host import PictureHost, run_picture_host
 from tests.stand_ins import CLASSES, INFO, MARK, StandIn, draw, running_stand_in, write_index
 from tests.traffic import Probes
 from transformer.channel import PAUSES
+from transformer.target import GRPC, REST
 
 BUDGET = 30.0  # seconds; what has to be answered in time is never short of it
 SHORT = 3.0  # the budget of requests that must spend theirs
@@ -47,22 +48,28 @@ def stand_in() -> Iterator[StandIn]:
         yield stand_in
 
 
+@pytest.fixture(scope="module", params=[REST, GRPC])
+def protocol(request: pytest.FixtureRequest) -> str:
+    """By which the transformer calls the predictor."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def transformer(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_transformer(stand_in, tmp_path_factory.mktemp("faults"), BUDGET) as server:
+def transformer(stand_in: StandIn, protocol: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_transformer(stand_in, protocol, tmp_path_factory.mktemp("faults"), BUDGET) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def hasty(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def hasty(stand_in: StandIn, protocol: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The same with little time for a request."""
-    with running_transformer(stand_in, tmp_path_factory.mktemp("hasty"), SHORT) as server:
+    with running_transformer(stand_in, protocol, tmp_path_factory.mktemp("hasty"), SHORT) as server:
         yield server
 
 
 @contextmanager
-def running_transformer(stand_in: StandIn, folder: Path, budget: float) -> Iterator[Server]:
-    flags = ["--predictor_host", stand_in.target, "--index_dir", str(write_index(folder / "index"))]
+def running_transformer(stand_in: StandIn, protocol: str, folder: Path, budget: float) -> Iterator[Server]:
+    flags = [*stand_in.flags(protocol), "--index_dir", str(write_index(folder / "index"))]
     flags += ["--request_timeout", str(budget), "--fetch_timeout", str(FETCH), "--threads", "1", "--max_decodes", "2"]
     flags += ["--allow_networks", "127.0.0.1/32"]
     with running("transformer", flags, folder / "transformer.log") as server:
@@ -130,8 +137,8 @@ def forget_tensors(message: Any) -> None:
 FAULTS = {
     "refusing": (fail(grpc.StatusCode.UNAVAILABLE), 503, "the predictor cannot be reached"),
     "loading": (fail(grpc.StatusCode.UNAVAILABLE, retry_after="5"), 503, "the predictor is not ready"),
-    "failing": (fail(grpc.StatusCode.INTERNAL), 503, "the predictor failed with INTERNAL"),
-    "closed": (fail(grpc.StatusCode.PERMISSION_DENIED), 503, "the predictor failed with PERMISSION_DENIED"),
+    "failing": (fail(grpc.StatusCode.INTERNAL), 503, "the predictor failed with "),
+    "closed": (fail(grpc.StatusCode.PERMISSION_DENIED), 503, "the predictor failed with "),
     "full": (fail(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after="1"), 429, "the predictor's queue is full"),
     "narrow": (fail(grpc.StatusCode.RESOURCE_EXHAUSTED), 413, "send fewer at once"),
     "other size": (fail(grpc.StatusCode.INVALID_ARGUMENT, "use 336"), 503, "the predictor refuses the pixels: use 336"),

@@ -49,7 +49,7 @@ def test_both_servers_give_the_answers_of_plain_numpy(workshop: Workshop, theirs
         flags = ["--clip", str(workshop.model / "clip"), "--mlflow_uri", URI, "--mlflow_experiment", "doggos"]
         flags += ["--allow_unmarked", "on"]
         predictor = stack.enter_context(running("predictor", flags, theirs / "predictor.log"))
-        flags = ["--predictor_host", predictor.grpc, "--index_dir", "embeddings", "--allow_unmarked", "on"]
+        flags = ["--predictor_host", predictor.http, "--index_dir", "embeddings", "--allow_unmarked", "on"]
         flags += LOOPBACK_ONLY
         transformer = stack.enter_context(running("transformer", flags, theirs / "transformer.log"))
         pictures = stack.enter_context(picture_server(workshop.asked))

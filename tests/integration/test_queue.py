@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 
+from contract import MODEL_NAME
 from launch import Server, running
-from serving.call import Call
+from serving.call import TIMEOUT_MS, Call
 from serving.deadline import Deadline
 from serving.errors import QueueFull, TooLarge
 from tests.callers import INFER, binary_body, leave_rest, pixels_request, read_metrics, wait_until
 from tests.stand_ins import SIZE
 from tests.traffic import Probes
-from transformer.channel import PredictorChannel
+from transformer.channel import open_channel
+from transformer.target import GRPC, REST
 
 BLACK = 0
 QUEUE = 4
@@ -61,8 +63,10 @@ def idle(predictor: Server) -> Iterator[None]:
     assert read_metrics(predictor)["doggos_queue_depth"] == 0
 
 
-def post(server: Server, shade: int = 100) -> httpx.Response:
+def post(server: Server, shade: int = 100, milliseconds: int | None = None) -> httpx.Response:
     body, headers = binary_body(pixels_request(1, shade))
+    if milliseconds is not None:
+        headers[TIMEOUT_MS] = str(milliseconds)
     return httpx.post(f"http://{server.http}{INFER}", content=body, headers=headers, timeout=60)
 
 
@@ -137,6 +141,8 @@ def test_work_of_callers_that_went_away_is_not_computed(predictor: Server, stub:
 def test_work_whose_time_is_spent_is_not_computed(predictor: Server, stub: Any, hold: Path) -> None:
     before = forwards(predictor)
     with busy(predictor, hold):
+        over_rest = post(predictor, milliseconds=500)
+        assert over_rest.status_code == 504, "as the caller's header says"
         late = wait_in_queue(predictor, stub)
         assert late.exception().code() == grpc.StatusCode.DEADLINE_EXCEEDED
         wait_until(lambda: depth(predictor) == 0, "an empty queue")
@@ -167,9 +173,10 @@ def test_an_engine_that_fails_fails_only_that_request(predictor: Server, stub: A
     assert "Traceback" not in log
 
 
-def test_the_transformer_tells_a_full_queue_from_a_large_message(predictor: Server, hold: Path) -> None:
+@pytest.mark.parametrize("protocol", [REST, GRPC])
+def test_the_transformer_tells_a_full_queue_from_a_large_message(predictor: Server, hold: Path, protocol: str) -> None:
     async def ask(pictures: int) -> None:
-        channel = PredictorChannel(f"ipv4:{predictor.grpc}", "doggos")
+        channel = open_channel(predictor.http if protocol == REST else predictor.grpc, protocol, MODEL_NAME)
         try:
             pixels = np.zeros((pictures, SIZE, SIZE, 3), np.uint8) + 50
             await channel.predict(pixels, Call(Deadline.after(30)))

@@ -33,6 +33,7 @@ from transformer.decode_pool import DecodeMemory
 from transformer.server import TransformerModel
 from transformer.settings import TransformerSettings
 from transformer.startup import load_transformer
+from transformer.target import GRPC
 from workshop import Workshop
 
 START_TIMEOUT = 1.0  # seconds
@@ -291,8 +292,9 @@ def test_an_index_without_mark_is_taken_when_allowed(tmp_path: Path) -> None:
     [
         (transformer.main, [], "--predictor_host: say where the predictor is"),
         (transformer.main, ["--predictor_host", "a:b"], "'a:b' is not HOST or HOST:PORT"),
-        (transformer.main, ["--predictor_host", "a,b"], "a list takes IPv4 addresses"),
-        (transformer.main, ["--predictor_host", "a", "--predictor_protocol", "v1"], "over grpc-v2 only"),
+        (transformer.main, ["--predictor_host", "a,b", "--predictor_protocol", GRPC], "a list takes IPv4 addresses"),
+        (transformer.main, ["--predictor_host", "dns:///a:8081"], "'dns:///a:8081' is a target of gRPC"),
+        (transformer.main, ["--predictor_host", "a", "--predictor_protocol", "v1"], "use v2 or grpc-v2"),
         (transformer.main, ["--predictor_host", "a", "--workers", "2"], "--workers: this flag of KServe has no effect"),
         (transformer.main, ["--predictor_host", "a", "--model", "x"], "unrecognized arguments: --model (see"),
         (transformer.main, ["--predictor_host", "a", "--allow_networks", "1.2.3.4/33"], "--allow_networks"),

@@ -62,7 +62,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
         flags = ["--fail_on_black", "on"]
         with running("tests.stand_ins", flags, folder / "predictor.log", environ=environ) as predictor:
-            flags = ["--predictor_host", predictor.grpc, "--index_dir", str(write_index(folder / "index"))]
+            flags = ["--predictor_host", predictor.http, "--index_dir", str(write_index(folder / "index"))]
             flags += ["--allow_networks", "127.0.0.1/32"]
             named = {**environ, "OTEL_SERVICE_NAME": TRANSFORMER}
             with running("transformer", flags, folder / "transformer.log", environ=named) as transformer:

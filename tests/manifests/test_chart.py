@@ -115,7 +115,7 @@ def test_the_programs_take_their_flags(render: Any) -> None:
 
 @every_rendering
 def test_what_kserve_appends_is_there_already(render: Any) -> None:
-    """Its own --predictor_host is one address for all predictors: gRPC would stay with one of them."""
+    """Its own --predictor_host is one address for all predictors: connections would stay with some of them."""
     for name, pod in pod_specs(render()):
         if name.endswith("-transformer"):
             flags = [argument.split("=")[0] for argument in pod["containers"][0]["args"]]
@@ -129,7 +129,7 @@ def test_the_transformer_calls_all_predictor_pods_by_the_headless_service(releas
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["selector"] == {"app": f"isvc.{release}-predictor"}
     transformer = dict(pod_specs(objects))[f"{release}-transformer"]
-    assert f"--predictor_host=dns:///{service['metadata']['name']}:8081" in transformer["containers"][0]["args"]
+    assert f"--predictor_host={service['metadata']['name']}:8080" in transformer["containers"][0]["args"]
 
 
 def test_a_release_does_not_change_what_reaches_the_pods_but_the_images(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_collocated_is_one_pod_that_names_its_claim_once() -> None:
     ports = [port["containerPort"] for container in pod["containers"] for port in container["ports"]]
     assert len(ports) == len(set(ports))
     assert not [volume for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
-    assert "--predictor_host=127.0.0.1:9081" in pod["containers"][1]["args"]
+    assert "--predictor_host=127.0.0.1:9080" in pod["containers"][1]["args"]
 
 
 def test_the_keda_overlay_asks_about_its_own_namespace() -> None:

@@ -40,7 +40,7 @@ WRONG: dict[str, tuple[type[Any], str, str]] = {
     "run": (PredictorSettings, "mlflow_run=../x", "use the id that MLflow gave the run"),
     "network": (TransformerSettings, "allow_networks=10.0.0.0/8,dogs", "'dogs' does not appear to be"),
     "network with bits behind it": (TransformerSettings, "allow_networks=10.0.0.1/8", "has host bits set"),
-    "protocol": (TransformerSettings, "predictor_protocol=v2", "over grpc-v2 only"),
+    "protocol": (TransformerSettings, "predictor_protocol=v1", "use v2 or grpc-v2"),
     "share": (EmbedSettings, "shard=4/4", "use i/n with i from 0 to n-1"),
 }
 
