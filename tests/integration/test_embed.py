@@ -253,11 +253,11 @@ def test_a_predictor_that_is_lost_in_the_middle_is_waited_for(
     service: Service, images: Path, uninterrupted: Embeddings, gated: tuple[str, threading.Event], tmp_path: Path
 ) -> None:
     url, gate = gated
-    relay, output = Relay(service.predictor.grpc), tmp_path / "out"
+    relay, output = Relay(service.predictor.http), tmp_path / "out"
     rows = [(path, f"{url}/{path}", path.split("/")[0]) for path in find_pictures(images)]
     source = write_list(tmp_path / "list.csv", rows, "path", "url", "class")
     command = arguments(service, source, output, *LOOPBACK_ONLY, "--fetch_timeout", "60")
-    command[command.index(service.predictor.grpc)] = relay.address
+    command[command.index(service.predictor.http)] = relay.address
     with started([*command, "--predictor_timeout", "1"]) as process:
         wait_for_part(process, output / "part-00001.parquet")
         relay.cut()

@@ -123,8 +123,8 @@ def test_both_servers_answer_without_torch(service: Service, exported: Path, blo
     environ = without(block, *WITHOUT_TORCH)
     with ExitStack() as stack:
         flags = ["--model_dir", str(exported), "--engine", "openvino"]
-        _, grpc = stack.enter_context(serving("predictor", flags, tmp_path / "predictor.log", environ))
-        flags = ["--predictor_host", grpc, "--index_dir", str(service.workshop.index), *LOOPBACK_ONLY]
+        http, _ = stack.enter_context(serving("predictor", flags, tmp_path / "predictor.log", environ))
+        flags = ["--predictor_host", http, "--index_dir", str(service.workshop.index), *LOOPBACK_ONLY]
         http, _ = stack.enter_context(serving("transformer", flags, tmp_path / "transformer.log", environ))
         check_answers(service, http)
 
@@ -213,8 +213,8 @@ def test_the_compiled_environments_serve(
     with ExitStack() as stack:
         flags = ["--model_dir", str(exported)]
         log = tmp_path / "predictor.log"
-        _, grpc = stack.enter_context(serving("predictor", flags, log, nothing, pythons["predictor-cpu"]))
-        flags = ["--predictor_host", grpc, "--index_dir", str(service.workshop.index), *LOOPBACK_ONLY]
+        http, _ = stack.enter_context(serving("predictor", flags, log, nothing, pythons["predictor-cpu"]))
+        flags = ["--predictor_host", http, "--index_dir", str(service.workshop.index), *LOOPBACK_ONLY]
         log = tmp_path / "transformer.log"
         http, _ = stack.enter_context(serving("transformer", flags, log, nothing, pythons["transformer"]))
         check_answers(service, http)
