@@ -1,16 +1,25 @@
-"""The predictor's pods by their addresses, in turn; those that have just failed are left out."""
+"""The predictor's pods by their addresses, in turn; one that has just failed is left out until it can be reached."""
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from transformer.connector import Resolve
+from transformer.hop import CONNECT_SECONDS
 from transformer.renewal import Renewal
 
 SHUN_SECONDS = 1.0
-"""For which an address that has failed gets no call, while there are others."""
+"""After which a pod that has failed is tried again, with a connection first."""
 
 Host = tuple[str, int]
+
+
+class Pod(NamedTuple):
+    """Where it is, and the name that it was found by; each as HOST:PORT."""
+
+    address: str
+    authority: str
 
 
 class Pods:
@@ -18,61 +27,80 @@ class Pods:
 
     def __init__(self, hosts: Sequence[Host], resolve: Resolve) -> None:
         self._hosts, self._resolve = hosts, resolve
-        self._addresses: tuple[str, ...] = ()
-        self._shunned: dict[str, float] = {}  # until when, on the monotonic clock
+        self._pods: tuple[Pod, ...] = ()
+        self._shunned: dict[Pod, asyncio.Task[None]] = {}
         self._turn = 0
         self._first = asyncio.Lock()
-        self._renewal = Renewal(self._look_up)
+        self._renewal = Renewal(self._renew)
 
-    async def choose(self) -> str:
-        """HOST:PORT of the pod whose turn it is; raises OSError when no host is known."""
-        if not self._addresses:
+    async def choose(self) -> Pod:
+        """The one whose turn it is; raises OSError when no host is known."""
+        if not self._pods:
             async with self._first:
-                if not self._addresses:
+                if not self._pods:
                     await self._look_up()
-        first = self._take_turn()
-        address = first
-        while not self._is_well(address):
-            address = self._take_turn()
-            if address == first:  # none is well, and trying is better than not
+        first = pod = self._take_turn()
+        while pod in self._shunned:
+            pod = self._take_turn()
+            if pod == first:  # all are, and trying is better than not
                 break
-        return address
+        return pod
 
-    def note_failure(self, address: str) -> None:
-        """Leave the pod out for a moment, and look up within some seconds at most."""
-        self._shunned[address] = time.monotonic() + SHUN_SECONDS
+    def note_failure(self, pod: Pod) -> None:
+        """Leave the pod out for a while, and look up within some seconds at most."""
+        if pod not in self._shunned:
+            self._shunned[pod] = asyncio.create_task(self._readmit(pod))
         self._renewal.note_failure()
 
     async def close(self) -> None:
         """End the look-ups."""
         await self._renewal.close()
+        for task in self._shunned.values():
+            task.cancel()
 
-    def _take_turn(self) -> str:
-        self._turn = (self._turn + 1) % len(self._addresses)
-        return self._addresses[self._turn]
+    def _take_turn(self) -> Pod:
+        self._turn = (self._turn + 1) % len(self._pods)
+        return self._pods[self._turn]
 
-    def _is_well(self, address: str) -> bool:
-        until = self._shunned.get(address)
-        if until is None or until > time.monotonic():
-            return until is None
-        del self._shunned[address]
-        return True
+    async def _readmit(self, pod: Pod) -> None:
+        """Let it have calls again as soon as there is somebody, or when it is not ours any more."""
+        reached = False
+        while pod in self._pods and not reached:
+            await asyncio.sleep(SHUN_SECONDS)
+            reached = await _is_there(pod)
+        del self._shunned[pod]
+
+    async def _renew(self) -> None:
+        with contextlib.suppress(OSError):  # who asks next is told of it
+            await self._look_up()
 
     async def _look_up(self) -> None:
-        """Take the addresses that are there now; those that were known stay when none is."""
-        found: list[str] = []
-        failed: OSError | None = None
+        """Take the pods that are there now; those that were known stay when none is."""
+        found: list[Pod] = []
+        failed = OSError("no addresses")
         for host, port in self._hosts:
             try:
-                found += [_join(address, port) for address in await self._resolve(host, port)]
-            except (OSError, UnicodeError) as error:
-                failed = error if isinstance(error, OSError) else OSError("not a name that can be resolved")
+                found += [Pod(_join(address, port), _join(host, port)) for address in await self._resolve(host, port)]
+            except UnicodeError:
+                failed = OSError("not a name that can be resolved")
+            except OSError as error:
+                failed = error
         if found:
-            self._addresses = tuple(dict.fromkeys(found))
-            self._shunned = {address: until for address, until in self._shunned.items() if address in found}
-        elif not self._addresses:
-            raise failed or OSError("no addresses")
+            self._pods = tuple(dict.fromkeys(found))
+        elif not self._pods:
+            raise failed
 
 
-def _join(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+async def _is_there(pod: Pod) -> bool:
+    host, _, port = pod.address.rpartition(":")
+    # RuntimeError: what uvloop raises for some sockets that fail
+    with contextlib.suppress(OSError, RuntimeError):
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        writer.close()
+        return True
+    return False
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

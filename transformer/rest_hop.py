@@ -17,7 +17,7 @@ from serving.v2 import InferRequest, InferResponse, Tensor, TensorSpec
 from transformer import hop
 from transformer.connector import Resolve, SystemResolver
 from transformer.hop import CONNECT_SECONDS, Lost
-from transformer.pods import Host, Pods
+from transformer.pods import Host, Pod, Pods
 
 UNREAD_SECONDS = 5
 """After which a pod that takes no bytes any more is lost, such as one whose node went away."""
@@ -66,40 +66,41 @@ class RestHop:
             raise hop.too_slow()
         try:
             async with asyncio.timeout(remaining):
-                address = await self._choose()
-                headers = {**dict(call.metadata()), TIMEOUT_MS: str(int(1000 * remaining)), **(headers or {})}
-                return await self._ask(address, method, path, headers, content)
+                pod = await self._choose()
+                # The name that proxies in between know, not the address.
+                own = {"host": pod.authority, TIMEOUT_MS: str(int(1000 * remaining))}
+                return await self._ask(pod, method, path, {**dict(call.metadata()), **own, **(headers or {})}, content)
         except TimeoutError:
             raise hop.too_slow() from None
 
-    async def _choose(self) -> str:
+    async def _choose(self) -> Pod:
         try:
             return await self._pods.choose()
         except OSError:
             raise Lost(hop.not_ready(answered=False)) from None
 
     async def _ask(
-        self, address: str, method: str, path: str, headers: Mapping[str, str], content: bytes | None
+        self, pod: Pod, method: str, path: str, headers: Mapping[str, str], content: bytes | None
     ) -> tuple[Mapping[str, str], bytes]:
-        url = f"http://{address}{path}"
+        url = f"http://{pod.address}{path}"
         try:
             async with self._session.request(
                 method, url, data=content, headers=headers, allow_redirects=False
             ) as answer:
                 body = await answer.read()
         except aiohttp.ClientResponseError:
-            self._pods.note_failure(address)
+            self._pods.note_failure(pod)
             raise hop.failed("what is not HTTP: --predictor_host takes its HTTP port") from None
         # RuntimeError: what uvloop raises for some sockets that fail
         except (aiohttp.ClientError, OSError, RuntimeError):
-            self._pods.note_failure(address)
+            self._pods.note_failure(pod)
             raise Lost(hop.not_ready(answered=False)) from None
         if answer.status == 200:
             return answer.headers, body
         error = _translate(answer.status, body)
         if answer.status not in _LOST:
             raise error
-        self._pods.note_failure(address)
+        self._pods.note_failure(pod)
         raise Lost(error)
 
 
