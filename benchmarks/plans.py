@@ -48,10 +48,10 @@ PLANS = {
         Part("12mp", (8,), 3, 1, systems=(*BARE, *_FEW)),
     ),
     "default": (
-        Part(concurrency=ALL, seconds=8, without=(SLOW,)),
+        Part(concurrency=ALL, without=(SLOW,)),
         Part(concurrency=(1, 8), seconds=240, rounds=1, systems=(SLOW,)),
-        Part("1080p", (8,), 8, systems=(*BARE, *_FEW)),
-        Part("12mp", (8,), 8, systems=(*BARE, *_FEW)),
+        Part("1080p", (8,), systems=(*BARE, *_FEW)),
+        Part("12mp", (8,), systems=(*BARE, *_FEW)),
     ),
     "full": tuple(
         part

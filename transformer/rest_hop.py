@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 
 from serving.call import TIMEOUT_MS, Call
-from serving.errors import ServiceError
+from serving.errors import NotReady, ServiceError
 from serving.rest_caller import decode_inputs, decode_response, encode_request
 from serving.rest_codec import HEADER_LENGTH
 from serving.v2 import InferRequest, InferResponse, Tensor, TensorSpec
@@ -90,7 +90,7 @@ class RestHop:
                 body = await answer.read()
         except aiohttp.ClientResponseError:
             self._pods.note_failure(pod)
-            raise hop.failed("what is not HTTP: --predictor_host takes its HTTP port") from None
+            raise NotReady("the predictor does not speak HTTP: --predictor_host takes its HTTP port") from None
         # RuntimeError: what uvloop raises for some sockets that fail
         except (aiohttp.ClientError, OSError, RuntimeError):
             self._pods.note_failure(pod)

@@ -99,9 +99,9 @@ def test_known_traffic_leaves_exactly_its_numbers(pair: Pair) -> None:
         "doggos_stage_seconds_count{stage=search}": 4,
     }
     assert predictor == {
-        "doggos_requests_total{code=OK,protocol=grpc}": 4,
+        "doggos_requests_total{code=200,protocol=http}": 4,
         "doggos_own_seconds_count": 4,
-        "doggos_request_duration_seconds_count{protocol=grpc}": 4,
+        "doggos_request_duration_seconds_count{protocol=http}": 4,
         "doggos_stage_seconds_count{stage=queue}": 4,
         "doggos_stage_seconds_count{stage=forward}": 4,
         "doggos_queue_wait_seconds_count": 4,

@@ -17,7 +17,7 @@ from contract import MODEL_NAME
 from launch import Server, running
 from serving.call import TIMEOUT_MS, Call
 from serving.deadline import Deadline
-from serving.errors import QueueFull, TooLarge
+from serving.errors import NotReady, QueueFull, TooLarge
 from tests.callers import INFER, binary_body, leave_rest, pixels_request, read_metrics, wait_until
 from tests.stand_ins import SIZE
 from tests.traffic import Probes
@@ -195,6 +195,18 @@ def test_the_transformer_tells_a_full_queue_from_a_large_message(predictor: Serv
     full = [result for result in asyncio.run(ask_many()) if result is not None]
     assert full
     assert all(isinstance(error, QueueFull) for error in full), full
+
+
+def test_a_port_of_the_other_protocol_is_named(predictor: Server) -> None:
+    async def ask() -> None:
+        channel = open_channel(predictor.grpc, REST, MODEL_NAME)
+        try:
+            await channel.predict(np.zeros((1, SIZE, SIZE, 3), np.uint8), Call(Deadline.after(30)))
+        finally:
+            await channel.close()
+
+    with pytest.raises(NotReady, match="--predictor_host takes its HTTP port"):
+        asyncio.run(ask())
 
 
 def test_health_and_metrics_answered_all_the_time(probes: Probes) -> None:
