@@ -43,6 +43,12 @@ class System:
     body: str = QUERY
     read: Callable[[Any], Answer] = lambda document: document
 
+    @property
+    def exported(self) -> Path | None:
+        """The folder of the export that it serves, if it serves one."""
+        folder = self.environ.get("MODEL_DIR") or self.environ.get("EXPORTED_DIR")
+        return Path(folder) if folder else None
+
     @contextmanager
     def running(self, workload: Workload) -> Iterator[tuple[str, Meter]]:
         """Its address and its meter, for the time of the block."""

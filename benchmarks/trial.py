@@ -74,8 +74,18 @@ class Trial:
             for number in range(self._part.rounds):
                 for name in names:
                     print(f"{self._part.pictures}, round {number + 1}: {name}", file=sys.stderr, flush=True)
-                    self.measure_bare(name) if name in BARE else self.measure(systems[name], host)
+                    self.measure_one(name, systems, host)
                     self._keep()
+
+    def measure_one(self, name: str, systems: Mapping[str, System], host: PictureHost) -> None:
+        """A system, or the bare limit; a precision that could not be exported here is a reason to skip it."""
+        folder = self._workload.root / BARE[name][0] if name in BARE else systems[name].exported
+        if folder and not folder.exists():
+            self.skipped[name] = f"no {folder.name}: this processor or requirements/export.txt lacks what it takes"
+        elif name in BARE:
+            self.measure_bare(name)
+        else:
+            self.measure(systems[name], host)
 
     def measure(self, system: System, host: PictureHost) -> None:
         """Start it, compare its answers, load it; what keeps it from running is a reason to skip it."""

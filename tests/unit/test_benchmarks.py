@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from benchmarks import rounds as rounds_module
+from benchmarks.metering import Meter
 from benchmarks.open_loop import LOST, OpenLoop, encode_post
 from benchmarks.page import PAGE, TABLES, fill
-from benchmarks.plans import BARE, PLANS, TAKES
+from benchmarks.plans import BARE, PLANS, TAKES, Part
 from benchmarks.served import Served
 from benchmarks.systems import TRIED, list_systems, read_settings
 from benchmarks.targets import list_targets
+from benchmarks.trial import PictureHost, Trial
 from benchmarks.workload import Workload
 from serving.errors import ArtefactError
 
@@ -88,6 +90,16 @@ def test_plans_and_settings_name_systems_that_there_are() -> None:
     assert named <= {*systems, *BARE}
     assert set(read_settings()) <= set(systems)
     assert all(len(entry[TRIED]) == 3 for entry in read_settings().values())
+
+
+def test_a_precision_that_a_processor_lacks_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    workload = Workload(tmp_path)
+    trial, systems = Trial(Part(), workload), list_systems(workload)
+    names = [name for name in (*BARE, *systems) if "bf16" in name]
+    for name in names:
+        trial.measure_one(name, systems, PictureHost([], Meter()))
+    assert len(names) > 2
+    assert {name: "no exported-bf16" in reason for name, reason in trial.skipped.items()} == dict.fromkeys(names, True)
 
 
 def test_a_part_of_a_plan_does_not_take_the_place_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
