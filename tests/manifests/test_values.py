@@ -52,6 +52,7 @@ def test_every_part_of_the_schema_refuses_unknown_keys() -> None:
         ("artefacts.mlflow.run=experiment:doggos", "run"),
         ("predictor.args={--mlflow_experiment=doggos}", "args"),
         ("transformer.args={--predictor_host=elsewhere}", "args"),
+        ("transformer.args={--predictor_protocol=grpc-v2}", "args"),
         ("ingress.kind=route", "hostnames"),
     ],
 )
