@@ -38,7 +38,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     settings = load_settings(HalvesSettings, "python -m benchmarks.halves", "BENCH_", argv, environ)
     stop_at_signals()
     flags = ["--model_dir", str(make_workload().exported("fp32")), "--threads", "1"]
-    machine, results = describe_machine("openvino", "grpcio"), Results("halves")
+    machine, results = describe_machine("openvino", "aiohttp"), Results("halves")
     rounds: list[dict[str, Any]] = []
     LOGS.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

@@ -27,7 +27,7 @@ from serving.settings import at_least, load_settings, setting
 from transformer.channel import PredictorChannel, open_channel
 from transformer.target import GRPC, REST
 
-Hop = Callable[[Pixels], Awaitable[object]]
+Way = Callable[[Pixels], Awaitable[object]]
 
 
 @dataclass(frozen=True)
@@ -54,36 +54,36 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 async def _measure(predictor: Server, settings: HopSettings) -> dict[str, list[float]]:
     """Milliseconds of one call: the median of each round."""
-    rest = open_channel(predictor.http, REST, MODEL_NAME)
-    grpc = open_channel(predictor.grpc, GRPC, MODEL_NAME)
+    over_rest = open_channel(predictor.http, REST, MODEL_NAME)
+    over_grpc = open_channel(predictor.grpc, GRPC, MODEL_NAME)
     async with aiohttp.ClientSession() as session:
-        ways = _ways(rest, grpc, session, f"http://{predictor.http}/v2/models/{MODEL_NAME}/infer")
+        ways = _ways(over_rest, over_grpc, session, f"http://{predictor.http}/v2/models/{MODEL_NAME}/infer")
         rounds: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(settings.rounds + 1):
-            for name, (hop, pictures) in ways.items():
+            for name, (way, pictures) in ways.items():
                 pixels = np.random.default_rng(number).integers(0, 256, (pictures, 224, 224, 3), np.uint8)
-                taken = [await _time(hop, pixels) for _ in range(settings.calls if "JSON" not in name else 3)]
+                taken = [await _time(way, pixels) for _ in range(settings.calls if "JSON" not in name else 3)]
                 if number:  # the first round warms up
                     rounds[name].append(1000 * statistics.median(taken))
-    await rest.close()
-    await grpc.close()
+    await over_rest.close()
+    await over_grpc.close()
     return rounds
 
 
-async def _time(hop: Hop, pixels: Pixels) -> float:
+async def _time(way: Way, pixels: Pixels) -> float:
     begin = time.perf_counter()
-    await hop(pixels)
+    await way(pixels)
     return time.perf_counter() - begin
 
 
 def _ways(
-    rest: PredictorChannel, grpc: PredictorChannel, session: aiohttp.ClientSession, url: str
-) -> dict[str, tuple[Hop, int]]:
+    over_rest: PredictorChannel, over_grpc: PredictorChannel, session: aiohttp.ClientSession, url: str
+) -> dict[str, tuple[Way, int]]:
     def by_rest(pixels: Pixels) -> Awaitable[object]:
-        return rest.predict(pixels, Call(Deadline.after(10)))
+        return over_rest.predict(pixels, Call(Deadline.after(10)))
 
     def by_grpc(pixels: Pixels) -> Awaitable[object]:
-        return grpc.predict(pixels, Call(Deadline.after(10)))
+        return over_grpc.predict(pixels, Call(Deadline.after(10)))
 
     async def by_json(pixels: Pixels) -> object:
         entry = {"name": "pixels", "datatype": "UINT8", "shape": pixels.shape, "data": pixels.reshape(-1)}

@@ -44,7 +44,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     release = ScaledRelease(settings.namespace, settings.release)
     request = encode_post(release.find_host(), "/predict/?k=2&n=3", "image/jpeg", _draw_picture())
     connect = functools.partial(OpenLoop, environ.get("INGRESS") or find_gateway(), [request])
-    machine = describe_machine("grpcio")
+    machine = describe_machine("aiohttp")
     limits = {part: release.cpu_limit(part) for part in PARTS}
     figures: dict[str, Any] = {"machine": machine, "cpu_limits": limits, "levels": []}
     results = Results("scale")

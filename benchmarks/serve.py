@@ -44,7 +44,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     trials: list[tuple[Part, Trial]] = []
     # What is not a whole plan must not take the place of one on the page.
     results = Results("serve-part" if settings.pictures or settings.systems else "serve")
-    machine = describe_machine("torch", "openvino", "kserve", "uvicorn", "grpcio")
+    machine = describe_machine("torch", "openvino", "kserve", "uvicorn", "aiohttp", "grpcio")
 
     def keep() -> None:
         results.write({"machine": machine, "parts": [_describe(part, trial) for part, trial in trials]})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from contract import ClipMark, Floats, Pixels
 
-ROOT = Path(".bench/workload")
+ROOT = Path(".bench/workload-2")  # another name whenever what is made changes
 CLASSES, ROWS, LARGE_PICTURES = 120, 20_580, 8  # the first two as in Stanford Dogs
 PRECISIONS = ("fp32", "bf16", "int8")  # of the exports
 SMALL = "500x375"

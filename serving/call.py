@@ -1,5 +1,6 @@
 """One call in progress: its identity, its time budget and what each stage of it took."""
 
+import math
 import re
 import time
 import uuid
@@ -13,7 +14,8 @@ from serving.deadline import Deadline
 
 REQUEST_ID = "x-request-id"
 TIMEOUT_MS = "x-request-timeout-ms"
-"""The caller's own time, where it is shorter than ours; gRPC has a deadline for it."""
+"""The caller's own time, where it is shorter than ours; gRPC's callers have a deadline for it."""
+_MILLISECONDS = re.compile("[0-9]{1,9}")
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
 # Forms of W3C Trace Context; what follows a traceparent's flags is for versions to come.
 _TRACE = {
@@ -123,4 +125,4 @@ class Call:
 
 def _read_seconds(milliseconds: str) -> float:
     """Without end where it is no number."""
-    return int(milliseconds) / 1000 if milliseconds.isascii() and milliseconds.isdigit() else float("inf")
+    return int(milliseconds) / 1000 if _MILLISECONDS.fullmatch(milliseconds) else math.inf

@@ -29,17 +29,20 @@ def decode_response(body: bytes, header_length: str | None, known: Mapping[str, 
 
     A tensor that is the `known` one of its name is not read again.
     """
-    if not header_length or not header_length.isdigit() or int(header_length) > len(body):
+    digits = header_length is not None and header_length.isascii() and header_length.isdigit()
+    if not header_length or not digits or len(header_length) > 12 or int(header_length) > len(body):
         raise InvalidRequest("the answer has no raw tensors")
     size = int(header_length)
     document, binary = _read(body[:size]), memoryview(body)[size:]
     tensors: list[Tensor] = []
     for entry in _entries(document, "outputs"):
         length = _object(entry.get("parameters")).get("binary_data_size")
-        if not isinstance(length, int) or not 0 <= length <= len(binary):
+        if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= len(binary):
             raise InvalidRequest("a tensor of the answer is not binary, or longer than the answer")
         tensors.append(_tensor(entry, binary[:length], known))
         binary = binary[length:]
+    if binary:
+        raise InvalidRequest("bytes follow the last tensor of the answer")
     return InferResponse(tensors, {key: str(value) for key, value in _object(document.get("parameters")).items()})
 
 
@@ -81,4 +84,6 @@ def _spec(entry: Mapping[str, Any]) -> TensorSpec:
     name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
     if not isinstance(name, str) or not isinstance(datatype, str) or not isinstance(shape, list):
         raise InvalidRequest("a tensor of the answer has no name, datatype or shape")
+    if any(type(size) is not int for size in shape):
+        raise InvalidRequest("a tensor's shape is not of whole numbers")
     return TensorSpec(name, datatype, tuple(shape))

@@ -15,13 +15,13 @@ from transformer.__main__ import main
 
 def ask_dns(host: str, port: int) -> list[str]:
     """The addresses of a name, as `connector` asks for them."""
+    assert host == NAME
     labels = b"".join(bytes([len(label)]) + label.encode() for label in host.split("."))
     query = struct.pack("!6H", 1, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!2H", 1, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dns:
         dns.settimeout(5)
         dns.sendto(query, ("127.0.0.1", int(os.environ["DNS_PORT"])))
         answer = dns.recv(4096)
-    assert host == NAME
     # Each answer ends with the four bytes of an address.
     records = [answer[start : start + 16] for start in range(len(query), len(answer), 16)]
     if not records:

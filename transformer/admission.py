@@ -45,12 +45,12 @@ class Admission:
             self._inside -= pictures
 
     def grow(self, pictures: int) -> None:
-        """So many were answered.
+        """So many were answered, and are not inside any more.
 
         The limit stays as it is while it is far away (RFC 7661 says the same of TCP): what a quiet hour does not try
         is not known to fit, and the first wave after it would be decoded before it is refused.
         """
-        if 2 * self._inside >= self._limit:
+        if 2 * (self._inside + pictures) >= self._limit:
             self._limit += GROWTH * pictures
 
     def _cut(self) -> None:

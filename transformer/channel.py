@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 def open_channel(predictor_host: str, protocol: str, model_name: str) -> "PredictorChannel":
     """The channel that the settings ask for; inside a running event loop."""
-    if protocol == REST:
+    if protocol == REST:  # what is not used is not loaded
         from transformer.rest_hop import RestHop
 
         return PredictorChannel(RestHop(rest_hosts(predictor_host), model_name))
@@ -39,7 +39,10 @@ class PredictorChannel:
 
     async def read_size(self, call: Call) -> int:
         """S, from the shape of `pixels` in the predictor's metadata."""
-        inputs = await self._repeat(lambda: self._hop.describe(call), call)
+        try:
+            inputs = await self._repeat(lambda: self._hop.describe(call), call)
+        except InvalidRequest as error:
+            raise NotReady(f"the predictor's metadata cannot be used: {error}") from None
         shapes = [spec.shape for spec in inputs if spec.name == contract.PIXELS]
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != shapes[0][2] or shapes[0][1] <= 0:
             raise NotReady("the predictor does not take pixels of one size: is it a doggos predictor?")

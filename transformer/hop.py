@@ -14,7 +14,7 @@ class Hop(Protocol):
     """Raises Lost for an attempt that may be repeated, other ServiceErrors for one that may not."""
 
     async def describe(self, call: Call) -> Sequence[TensorSpec]:
-        """The inputs of the model's metadata."""
+        """The inputs of the model's metadata; raises InvalidRequest for what are none."""
 
     async def infer(self, request: InferRequest, known: Mapping[str, Tensor], call: Call) -> InferResponse:
         """The answer, in which a tensor that is the `known` one of its name is that object.
@@ -22,7 +22,7 @@ class Hop(Protocol):
         Raises InvalidRequest for what is no answer."""
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; a call that is under way may end as lost."""
 
 
 class Lost(Exception):

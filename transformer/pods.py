@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from transformer.connector import Resolve
 from transformer.hop import CONNECT_SECONDS
-from transformer.renewal import Renewal
+from transformer.renewal import LOOK_UP_SECONDS, Renewal
+from transformer.target import Host
 
 SHUN_SECONDS = 1.0
 """After which a pod that has failed is tried again, with a connection first."""
-
-Host = tuple[str, int]
 
 
 class Pod(NamedTuple):
@@ -27,10 +26,12 @@ class Pods:
 
     def __init__(self, hosts: Sequence[Host], resolve: Resolve) -> None:
         self._hosts, self._resolve = hosts, resolve
+        self._found: dict[Host, list[Pod]] = {}
         self._pods: tuple[Pod, ...] = ()
         self._shunned: dict[Pod, asyncio.Task[None]] = {}
         self._turn = 0
         self._first = asyncio.Lock()
+        self._closed = False
         self._renewal = Renewal(self._renew)
 
     async def choose(self) -> Pod:
@@ -48,15 +49,18 @@ class Pods:
 
     def note_failure(self, pod: Pod) -> None:
         """Leave the pod out for a while, and look up within some seconds at most."""
-        if pod not in self._shunned:
+        if pod not in self._shunned and not self._closed:
             self._shunned[pod] = asyncio.create_task(self._readmit(pod))
         self._renewal.note_failure()
 
     async def close(self) -> None:
         """End the look-ups."""
+        self._closed = True
         await self._renewal.close()
-        for task in self._shunned.values():
+        tasks = list(self._shunned.values())
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _take_turn(self) -> Pod:
         self._turn = (self._turn + 1) % len(self._pods)
@@ -64,31 +68,39 @@ class Pods:
 
     async def _readmit(self, pod: Pod) -> None:
         """Let it have calls again as soon as there is somebody, or when it is not ours any more."""
-        reached = False
-        while pod in self._pods and not reached:
-            await asyncio.sleep(SHUN_SECONDS)
-            reached = await _is_there(pod)
-        del self._shunned[pod]
+        try:
+            reached = False
+            while pod in self._pods and not reached:
+                await asyncio.sleep(SHUN_SECONDS)
+                reached = await _is_there(pod)
+        finally:
+            self._shunned.pop(pod, None)
 
     async def _renew(self) -> None:
         with contextlib.suppress(OSError):  # who asks next is told of it
             await self._look_up()
 
     async def _look_up(self) -> None:
-        """Take the pods that are there now; those that were known stay when none is."""
-        found: list[Pod] = []
+        """Take the pods that are there now; those of a host that has none now stay."""
         failed = OSError("no addresses")
-        for host, port in self._hosts:
+        for host in self._hosts:
             try:
-                found += [Pod(_join(address, port), _join(host, port)) for address in await self._resolve(host, port)]
+                async with asyncio.timeout(LOOK_UP_SECONDS):
+                    found = [_describe(host, address) for address in await self._resolve(*host)]
             except UnicodeError:
                 failed = OSError("not a name that can be resolved")
-            except OSError as error:
+            except OSError as error:  # TimeoutError is one
                 failed = error
-        if found:
-            self._pods = tuple(dict.fromkeys(found))
-        elif not self._pods:
+            else:
+                self._found[host] = found or self._found.get(host, [])
+        self._pods = tuple(dict.fromkeys(pod for pods in self._found.values() for pod in pods))
+        if not self._pods:
             raise failed
+
+
+def _describe(host: Host, address: str) -> Pod:
+    name, port = host
+    return Pod(_join(address, port), _join(name, port))
 
 
 async def _is_there(pod: Pod) -> bool:

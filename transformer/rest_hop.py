@@ -17,12 +17,14 @@ from serving.v2 import InferRequest, InferResponse, Tensor, TensorSpec
 from transformer import hop
 from transformer.connector import Resolve, SystemResolver
 from transformer.hop import CONNECT_SECONDS, Lost
-from transformer.pods import Host, Pod, Pods
+from transformer.pods import Pod, Pods
+from transformer.target import Host
 
-UNREAD_SECONDS = 5
-"""After which a pod that takes no bytes any more is lost, such as one whose node went away."""
+SILENT_SECONDS = 5
+"""After which a pod is lost whose host acknowledges nothing any more, such as one whose node went away."""
 _KEEPALIVE = 30.0  # seconds; below the server's, or calls meet closed connections
 _LOST = {500, 502, 503}  # its engine failed; a proxy found nobody; gone, or not ready yet
+_AWAY = {502, 503}  # not one whose engine failed: that is known of one batch
 
 
 class RestHop:
@@ -36,6 +38,7 @@ class RestHop:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, socket_factory=_open_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding", "User-Agent"),
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )
@@ -53,9 +56,9 @@ class RestHop:
 
     async def close(self) -> None:
         """Close the connections; calls that are under way are lost."""
+        await self._session.close()
         await self._pods.close()
         self._system.close()
-        await self._session.close()
 
     async def _call(
         self, method: str, path: str, call: Call, headers: Mapping[str, str] | None = None, content: bytes | None = None
@@ -70,7 +73,7 @@ class RestHop:
                 # The name that proxies in between know, not the address.
                 own = {"host": pod.authority, TIMEOUT_MS: str(int(1000 * remaining))}
                 return await self._ask(pod, method, path, {**dict(call.metadata()), **own, **(headers or {})}, content)
-        except TimeoutError:
+        except TimeoutError:  # says nothing of the pod: all may be busy
             raise hop.too_slow() from None
 
     async def _choose(self) -> Pod:
@@ -100,13 +103,17 @@ class RestHop:
         error = _translate(answer.status, body)
         if answer.status not in _LOST:
             raise error
-        self._pods.note_failure(pod)
+        if answer.status in _AWAY:
+            self._pods.note_failure(pod)
         raise Lost(error)
 
 
 def _open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
     opened = socket.socket(*info[:3])
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # while an answer is waited for
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_SECONDS)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_SECONDS * 1000)
     return opened
 
 

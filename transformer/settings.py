@@ -35,7 +35,7 @@ class TransformerSettings(ServerSettings):
     """Download a picture, let the predictor classify and embed it, and find similar pictures."""
 
     predictor_host: str = setting(
-        "", "HOST, HOST:PORT, a list of them with commas, or, over gRPC, any target of its (dns:///...)"
+        "", "HOST, HOST:PORT, a list of them with commas; over gRPC also a gRPC target (dns:///...)"
     )
     predictor_protocol: str = setting(
         REST, "how the predictor is called: v2 (REST with binary tensors, port 8080) or grpc-v2 (port 8081)",

@@ -6,6 +6,7 @@ from serving.errors import SettingError
 
 REST, GRPC = "v2", "grpc-v2"  # as KServe's --predictor_protocol names them
 REST_PORT, GRPC_PORT = 8080, 8081
+Host = tuple[str, int]
 
 
 def check_target(predictor_host: str, protocol: str) -> None:
@@ -13,9 +14,9 @@ def check_target(predictor_host: str, protocol: str) -> None:
     rest_hosts(predictor_host) if protocol == REST else grpc_target(predictor_host)
 
 
-def rest_hosts(predictor_host: str) -> list[tuple[str, int]]:
+def rest_hosts(predictor_host: str) -> list[Host]:
     """Host and port of each part of --predictor_host; raises SettingError when it has none."""
-    if _is_grpc_target(predictor_host):
+    if _is_grpc_target(_check_scheme(predictor_host)):
         raise SettingError(
             f"--predictor_host: {predictor_host!r} is a target of gRPC: give HOST:PORT with its HTTP port, "
             f"or --predictor_protocol {GRPC}"
@@ -26,7 +27,7 @@ def rest_hosts(predictor_host: str) -> list[tuple[str, int]]:
 
 def grpc_target(predictor_host: str) -> str:
     """The gRPC target of --predictor_host; raises SettingError when it cannot be one."""
-    if _is_grpc_target(predictor_host):
+    if _is_grpc_target(_check_scheme(predictor_host)):
         return predictor_host
     hosts = _split(predictor_host, GRPC_PORT)
     if len(hosts) == 1:
@@ -39,6 +40,12 @@ def grpc_target(predictor_host: str) -> str:
             "--predictor_host: a list takes IPv4 addresses; give several names as one headless Service"
         ) from None
     return "ipv4:" + ",".join(hosts)
+
+
+def _check_scheme(predictor_host: str) -> str:
+    if predictor_host.startswith(("http:", "https:")):
+        raise SettingError(f"--predictor_host: give {predictor_host!r} as HOST:PORT, without a scheme or a path")
+    return predictor_host
 
 
 def _is_grpc_target(predictor_host: str) -> bool:

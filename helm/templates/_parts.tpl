@@ -49,6 +49,7 @@
 {{- define "doggos.transformerArgs" -}}
 {{ include "doggos.args" . }}
 - --predictor_host={{ .Release.Name }}-predictor-headless:8080
+- --predictor_protocol=v2
 - --index_dir=/mnt/index
 - --start_timeout={{ .Values.predictor.startSeconds }}
 - --max_decodes={{ .Values.transformer.maxDecodes }}

@@ -98,7 +98,7 @@ def test_a_predictor_that_is_new_in_the_dns_gets_its_share(fleet: Fleet) -> None
         traffic.wait_for_more(60)
         shares = [fleet.answered(host) - counts[host] for host in HOSTS]
     assert min(shares) > 0.2 * sum(shares), f"round robin gives each a third, not {shares}"
-    assert not traffic.bad, f"a new channel loses no call: {traffic.codes}"
+    assert not traffic.bad, f"that loses no call: {traffic.codes}"
 
 
 def test_a_predictor_that_stops_loses_no_request(fleet: Fleet) -> None:

@@ -294,6 +294,7 @@ def test_an_index_without_mark_is_taken_when_allowed(tmp_path: Path) -> None:
         (transformer.main, ["--predictor_host", "a:b"], "'a:b' is not HOST or HOST:PORT"),
         (transformer.main, ["--predictor_host", "a,b", "--predictor_protocol", GRPC], "a list takes IPv4 addresses"),
         (transformer.main, ["--predictor_host", "dns:///a:8081"], "'dns:///a:8081' is a target of gRPC"),
+        (transformer.main, ["--predictor_host", "http://a:8080"], "as HOST:PORT, without a scheme"),
         (transformer.main, ["--predictor_host", "a", "--predictor_protocol", "v1"], "use v2 or grpc-v2"),
         (transformer.main, ["--predictor_host", "a", "--workers", "2"], "--workers: this flag of KServe has no effect"),
         (transformer.main, ["--predictor_host", "a", "--model", "x"], "unrecognized arguments: --model (see"),

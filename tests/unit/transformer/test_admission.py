@@ -42,8 +42,8 @@ class World:
             while self.queue and self.turn >= 1:
                 self.turn -= 1
                 answered += 1
-                self.door.grow(1)
                 self.queue.popleft().__exit__(None, None, None)
+                self.door.grow(1)
             asked += 1
             if not self.door.has_room():
                 continue
@@ -92,6 +92,27 @@ def test_a_few_are_always_let_in() -> None:
         assert door.has_room()
         one.__enter__()
     assert not door.has_room()
+
+
+def test_large_requests_are_let_in_together_again() -> None:
+    """Each has more pictures than the least limit, so that one alone is all that is inside."""
+    door = Admission(lambda: 0.0)
+    with pytest.raises(QueueFull), door.enter(32):
+        raise QueueFull("full")
+    for _ in range(10):
+        with door.enter(32):
+            pass
+        door.grow(32)
+    with door.enter(32):
+        assert door.has_room()
+
+
+def test_quiet_hours_do_not_open_the_door_for_a_wave() -> None:
+    world = World(25)
+    world.offer(250, 20)
+    world.offer(5, 600)
+    _, passed, _ = world.offer(1000, 0.5)
+    assert passed <= world.room + 0.5 * 25 + 1
 
 
 def test_no_picture_is_fetched_for_a_request_that_is_refused() -> None:
