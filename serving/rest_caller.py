@@ -5,8 +5,18 @@ from typing import Any
 
 import orjson
 
-from serving.errors import InvalidRequest
-from serving.v2 import InferRequest, InferResponse, Tensor, TensorSpec, tensor_from_raw
+from serving.errors import InvalidRequest, TooLarge
+from serving.v2 import (
+    MAX_DIMENSIONS,
+    InferRequest,
+    InferResponse,
+    Tensor,
+    TensorSpec,
+    check_shape,
+    tensor_from_raw,
+)
+
+MAX_NAME = 200
 
 
 def encode_request(request: InferRequest) -> tuple[bytes, int]:
@@ -24,8 +34,10 @@ def encode_request(request: InferRequest) -> tuple[bytes, int]:
     return b"".join((head, *(tensor.raw for tensor in request.inputs.values()))), len(head)
 
 
-def decode_response(body: bytes, header_length: str | None, known: Mapping[str, Tensor]) -> InferResponse:
-    """Read an answer with binary tensors; raises InvalidRequest when it is malformed.
+def decode_response(
+    body: bytes, header_length: str | None, known: Mapping[str, Tensor], request_id: str
+) -> InferResponse:
+    """Read an answer with binary tensors; raises InvalidRequest when it is malformed, or another request's.
 
     A tensor that is the `known` one of its name is not read again.
     """
@@ -34,6 +46,8 @@ def decode_response(body: bytes, header_length: str | None, known: Mapping[str, 
         raise InvalidRequest("the answer has no raw tensors")
     size = int(header_length)
     document, binary = _read(body[:size]), memoryview(body)[size:]
+    if document.get("id", "") != request_id:
+        raise InvalidRequest("it is the answer to another request")
     tensors: list[Tensor] = []
     for entry in _entries(document, "outputs"):
         length = _object(entry.get("parameters")).get("binary_data_size")
@@ -43,7 +57,10 @@ def decode_response(body: bytes, header_length: str | None, known: Mapping[str, 
         binary = binary[length:]
     if binary:
         raise InvalidRequest("bytes follow the last tensor of the answer")
-    return InferResponse(tensors, {key: str(value) for key, value in _object(document.get("parameters")).items()})
+    parameters = _object(document.get("parameters"))
+    if not all(isinstance(value, str | int | float) for value in parameters.values()):
+        raise InvalidRequest("the answer's parameters are not strings or numbers")
+    return InferResponse(tensors, {key: str(value) for key, value in parameters.items()})
 
 
 def decode_inputs(body: bytes) -> Sequence[TensorSpec]:
@@ -75,15 +92,21 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 def _tensor(entry: Mapping[str, Any], raw: memoryview, known: Mapping[str, Tensor]) -> Tensor:
     spec = _spec(entry)
+    check_shape(spec.name, spec.shape)
     tensor = known.get(spec.name)
     same = tensor and tensor.datatype == spec.datatype and tensor.array.shape == spec.shape and tensor.raw == raw
-    return tensor if tensor and same else tensor_from_raw(spec.name, spec.datatype, spec.shape, raw)
+    try:
+        return tensor if tensor and same else tensor_from_raw(spec.name, spec.datatype, spec.shape, raw)
+    except TooLarge as error:  # to the caller it would mean its own pictures
+        raise InvalidRequest(error.sentence) from None
 
 
 def _spec(entry: Mapping[str, Any]) -> TensorSpec:
     name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
     if not isinstance(name, str) or not isinstance(datatype, str) or not isinstance(shape, list):
         raise InvalidRequest("a tensor of the answer has no name, datatype or shape")
+    if len(name) > MAX_NAME or len(shape) > MAX_DIMENSIONS:
+        raise InvalidRequest("a tensor of the answer has too long a name or shape")
     if any(type(size) is not int for size in shape):
         raise InvalidRequest("a tensor's shape is not of whole numbers")
     return TensorSpec(name, datatype, tuple(shape))

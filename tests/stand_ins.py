@@ -240,7 +240,9 @@ def _answer_rest(message: Any) -> web.Response:
     for output, blob in zip(outputs, blobs, strict=False):
         output["parameters"] = {"binary_data_size": len(blob)}
     parameters = {name: value.string_param for name, value in message.parameters.items()}
-    head = orjson.dumps({"model_name": message.model_name, "parameters": parameters, "outputs": outputs})
+    head = orjson.dumps(
+        {"model_name": message.model_name, "id": message.id, "parameters": parameters, "outputs": outputs}
+    )
     headers = {rest_codec.HEADER_LENGTH: str(len(head))} if blobs else {}
     return web.Response(body=head + b"".join(blobs), headers=headers)
 

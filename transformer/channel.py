@@ -16,6 +16,8 @@ from transformer.target import REST, grpc_target, rest_hosts
 # Seconds before each further attempt; pods may be looked up again meanwhile.
 PAUSES = (0.05, 0.15, 0.45, 1.0)
 
+MAX_SIZE = 4096  # of a side: what says more is no predictor
+
 Result = TypeVar("Result")
 
 
@@ -44,7 +46,7 @@ class PredictorChannel:
         except InvalidRequest as error:
             raise NotReady(f"the predictor's metadata cannot be used: {error}") from None
         shapes = [spec.shape for spec in inputs if spec.name == contract.PIXELS]
-        if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != shapes[0][2] or shapes[0][1] <= 0:
+        if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != shapes[0][2] or not 0 < shapes[0][1] <= MAX_SIZE:
             raise NotReady("the predictor does not take pixels of one size: is it a doggos predictor?")
         return shapes[0][1]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from transformer.connector import Resolve
 from transformer.hop import CONNECT_SECONDS
-from transformer.renewal import LOOK_UP_SECONDS, Renewal
+from transformer.renewal import Renewal
 from transformer.target import Host
 
 SHUN_SECONDS = 1.0
@@ -82,25 +82,19 @@ class Pods:
 
     async def _look_up(self) -> None:
         """Take the pods that are there now; those of a host that has none now stay."""
-        failed = OSError("no addresses")
-        for host in self._hosts:
-            try:
-                async with asyncio.timeout(LOOK_UP_SECONDS):
-                    found = [_describe(host, address) for address in await self._resolve(*host)]
-            except UnicodeError:
-                failed = OSError("not a name that can be resolved")
-            except OSError as error:  # TimeoutError is one
-                failed = error
-            else:
-                self._found[host] = found or self._found.get(host, [])
-        self._pods = tuple(dict.fromkeys(pod for pods in self._found.values() for pod in pods))
+        await asyncio.gather(*map(self._look_up_host, self._hosts))
+        # A pod that two names have is one.
+        self._pods = tuple({pod.address: pod for pods in self._found.values() for pod in pods}.values())
         if not self._pods:
-            raise failed
+            raise OSError("no host of the predictor's can be resolved")
 
-
-def _describe(host: Host, address: str) -> Pod:
-    name, port = host
-    return Pod(_join(address, port), _join(name, port))
+    async def _look_up_host(self, host: Host) -> None:
+        name, port = host
+        with contextlib.suppress(OSError, UnicodeError):  # TimeoutError is one
+            async with asyncio.timeout(CONNECT_SECONDS):
+                addresses = await self._resolve(name, port)
+            if addresses:
+                self._found[host] = [Pod(_join(address, port), _join(name, port)) for address in addresses]
 
 
 async def _is_there(pod: Pod) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from serving.rest_caller import decode_inputs, decode_response, encode_request
 from serving.rest_codec import HEADER_LENGTH
 from serving.v2 import InferRequest, InferResponse, Tensor, TensorSpec
 from transformer import hop
-from transformer.connector import Resolve, SystemResolver
+from transformer.connector import BoundedResponse, Resolve, SystemResolver
 from transformer.hop import CONNECT_SECONDS, Lost
 from transformer.pods import Pod, Pods
 from transformer.target import Host
@@ -25,6 +26,20 @@ SILENT_SECONDS = 5
 _KEEPALIVE = 30.0  # seconds; below the server's, or calls meet closed connections
 _LOST = {500, 502, 503}  # its engine failed; a proxy found nobody; gone, or not ready yet
 _AWAY = {502, 503}  # not one whose engine failed: that is known of one batch
+
+
+@dataclass(frozen=True)
+class _Message:
+    """What goes to whichever pod."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+
+    def of(self, call: Call, seconds: float) -> "_Message":
+        """With the call's identity, and the seconds that are left for it."""
+        return replace(self, headers={**dict(call.metadata()), TIMEOUT_MS: str(int(1000 * seconds)), **self.headers})
 
 
 class RestHop:
@@ -40,19 +55,20 @@ class RestHop:
             auto_decompress=False,
             skip_auto_headers=("Accept-Encoding", "User-Agent"),
             trust_env=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            response_class=BoundedResponse,
         )
 
     async def describe(self, call: Call) -> Sequence[TensorSpec]:
         """See Hop."""
-        _, body = await self._call("GET", self._path, call)
+        _, body = await self._call(_Message("GET", self._path), call)
         return decode_inputs(body)
 
     async def infer(self, request: InferRequest, known: Mapping[str, Tensor], call: Call) -> InferResponse:
         """See Hop."""
         content, size = encode_request(request)
-        head, body = await self._call("POST", f"{self._path}/infer", call, {HEADER_LENGTH: str(size)}, content)
-        return decode_response(body, head.get(HEADER_LENGTH), known)
+        message = _Message("POST", f"{self._path}/infer", {HEADER_LENGTH: str(size)}, content)
+        headers, body = await self._call(message, call)
+        return decode_response(body, headers.get(HEADER_LENGTH), known, request.id)
 
     async def close(self) -> None:
         """Close the connections; calls that are under way are lost."""
@@ -60,40 +76,36 @@ class RestHop:
         await self._pods.close()
         self._system.close()
 
-    async def _call(
-        self, method: str, path: str, call: Call, headers: Mapping[str, str] | None = None, content: bytes | None = None
-    ) -> tuple[Mapping[str, str], bytes]:
+    async def _call(self, message: _Message, call: Call) -> tuple[Mapping[str, str], bytes]:
         """The answer's headers and body, from the pod whose turn it is."""
         remaining = call.deadline.remaining()
         if remaining <= 0:
             raise hop.too_slow()
         try:
             async with asyncio.timeout(remaining):
-                pod = await self._choose()
-                # The name that proxies in between know, not the address.
-                own = {"host": pod.authority, TIMEOUT_MS: str(int(1000 * remaining))}
-                return await self._ask(pod, method, path, {**dict(call.metadata()), **own, **(headers or {})}, content)
+                return await self._ask(await self._choose(), message.of(call, remaining), remaining)
         except TimeoutError:  # says nothing of the pod: all may be busy
             raise hop.too_slow() from None
 
     async def _choose(self) -> Pod:
         try:
             return await self._pods.choose()
-        except OSError:
+        except (OSError, RuntimeError):  # the second when it is closed
             raise Lost(hop.not_ready(answered=False)) from None
 
-    async def _ask(
-        self, pod: Pod, method: str, path: str, headers: Mapping[str, str], content: bytes | None
-    ) -> tuple[Mapping[str, str], bytes]:
-        url = f"http://{pod.address}{path}"
+    async def _ask(self, pod: Pod, message: _Message, seconds: float) -> tuple[Mapping[str, str], bytes]:
+        headers = {"host": pod.authority, **message.headers}  # the name that proxies in between know
+        # Less than all that is left, so that another pod can be asked.
+        connect = aiohttp.ClientTimeout(sock_connect=min(CONNECT_SECONDS, seconds / 2))
         try:
             async with self._session.request(
-                method, url, data=content, headers=headers, allow_redirects=False
-            ) as answer:
+                message.method, f"http://{pod.address}{message.path}", data=message.content, headers=headers,
+                allow_redirects=False, timeout=connect,
+            ) as answer:  # fmt: skip
                 body = await answer.read()
         except aiohttp.ClientResponseError:
             self._pods.note_failure(pod)
-            raise NotReady("the predictor does not speak HTTP: --predictor_host takes its HTTP port") from None
+            raise Lost(NotReady("the predictor does not speak HTTP: --predictor_host takes its HTTP port")) from None
         # RuntimeError: what uvloop raises for some sockets that fail
         except (aiohttp.ClientError, OSError, RuntimeError):
             self._pods.note_failure(pod)

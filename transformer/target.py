@@ -1,12 +1,15 @@
 """--predictor_host as each protocol understands it."""
 
 import ipaddress
+import re
 
 from serving.errors import SettingError
 
 REST, GRPC = "v2", "grpc-v2"  # as KServe's --predictor_protocol names them
 REST_PORT, GRPC_PORT = 8080, 8081
 Host = tuple[str, int]
+# A name, an IPv4 address, or an IPv6 address in brackets.
+_HOST = re.compile(r"(?P<host>[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[(?P<v6>[^\]]+)\])(?::(?P<port>[0-9]{1,5}))?")
 
 
 def check_target(predictor_host: str, protocol: str) -> None:
@@ -61,10 +64,16 @@ def _split(predictor_host: str, port: int) -> list[str]:
 
 
 def _with_port(host: str, default: int) -> str:
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        return f"{host}:{default}"
-    bare = ":" not in name or name.startswith("[")  # an IPv6 address needs its brackets
-    if not name or not bare or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
-        raise SettingError(f"--predictor_host: {host!r} is not HOST or HOST:PORT")
-    return host
+    """HOST:PORT; raises SettingError for what is neither that nor HOST."""
+    match = _HOST.fullmatch(host)
+    port = int(match["port"] or default) if match else 0
+    if not match or not 0 < port < 65536 or (match["v6"] and not _is_ipv6(match["v6"])):
+        raise SettingError(f"--predictor_host: {host[:100]!r} is not HOST or HOST:PORT")
+    return f"{match['host']}:{port}"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from grpc._cython.cygrpc import ExecuteBatchError
 
+from serving.call import TIMEOUT_MS, Call
 from serving.errors import InvalidRequest
 from serving.grpc_server import is_no_lost_caller
 from serving.logs import JsonFormatter, hide_secrets
@@ -100,3 +101,13 @@ def test_grpc_says_nothing_of_callers_that_have_left(caplog: pytest.LogCaptureFi
     assert not caplog.records
     asyncio.run(call(RuntimeError("another")))
     assert "Unexpected [RuntimeError]" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "\u00b2", "9" * 400, "9" * 5000, "soon"])
+def test_a_time_that_is_none_leaves_the_budget_as_it_is(text: str) -> None:
+    assert 9 < Call.from_headers({TIMEOUT_MS: text}, 10).deadline.remaining() <= 10
+
+
+def test_a_caller_may_have_less_time_and_not_more() -> None:
+    assert Call.from_headers({TIMEOUT_MS: "500"}, 10).deadline.remaining() <= 0.5
+    assert Call.from_headers({TIMEOUT_MS: "60000"}, 10).deadline.remaining() <= 10

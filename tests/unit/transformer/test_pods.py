@@ -116,7 +116,7 @@ def test_a_name_that_nobody_knows_is_asked_for_again() -> None:
     names = Names()
 
     async def use(opened: Pods) -> None:
-        with pytest.raises(OSError, match="no such name"):
+        with pytest.raises(OSError, match="no host of the predictor"):
             await opened.choose()
         names.addresses = ("10.0.0.1",)
         assert await choose(opened, 1) == {"10.0.0.1:8080": 1}
