@@ -1,4 +1,4 @@
-"""The predictor over REST with binary tensors: half of gRPC's time, and a balance over pods of our own."""
+"""The predictor over REST with binary tensors: less time than gRPC takes, and a balance over pods of our own."""
 
 import asyncio
 import socket
