@@ -16,7 +16,7 @@ from serving.rest_caller import decode_inputs, decode_response, encode_request
 from serving.rest_codec import HEADER_LENGTH
 from serving.v2 import InferRequest, InferResponse, Tensor, TensorSpec
 from transformer import hop
-from transformer.connector import BoundedResponse, Resolve, SystemResolver
+from transformer.connector import BoundedResponse, SystemResolver
 from transformer.hop import CONNECT_SECONDS, Lost
 from transformer.pods import Pod, Pods
 from transformer.target import Host
@@ -45,10 +45,10 @@ class _Message:
 class RestHop:
     """Calls the pods in turn; made inside a running event loop."""
 
-    def __init__(self, hosts: Sequence[Host], model_name: str, resolve: Resolve | None = None) -> None:
+    def __init__(self, hosts: Sequence[Host], model_name: str) -> None:
         self._path = f"/v2/models/{quote(model_name, safe='')}"
         self._system = SystemResolver()
-        self._pods = Pods(hosts, resolve or self._system)
+        self._pods = Pods(hosts, self._system)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, socket_factory=_open_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
