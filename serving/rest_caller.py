@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from serving.errors import InvalidRequest, TooLarge
+from serving.rest_codec import read_json_size
 from serving.v2 import (
     MAX_DIMENSIONS,
     InferRequest,
@@ -41,10 +42,9 @@ def decode_response(
 
     A tensor that is the `known` one of its name is not read again.
     """
-    digits = header_length is not None and header_length.isascii() and header_length.isdigit()
-    if not header_length or not digits or len(header_length) > 12 or int(header_length) > len(body):
+    if header_length is None:
         raise InvalidRequest("the answer has no raw tensors")
-    size = int(header_length)
+    size = read_json_size(body, header_length)
     document, binary = _read(body[:size]), memoryview(body)[size:]
     if document.get("id", "") != request_id:
         raise InvalidRequest("it is the answer to another request")

@@ -50,7 +50,7 @@ def decode_request(
     body: bytes, header_length: str | None, max_values: int = MAX_VALUES
 ) -> tuple[InferRequest, BinaryOutputs]:
     """Read a request; `header_length` is the JSON part's size when binary tensors follow it."""
-    size, limit = _json_size(body, header_length), ValueLimit(max_values)
+    size, limit = read_json_size(body, header_length), ValueLimit(max_values)
     document = parse_json(body[:size], limit)
     parameters = _parameters(document.get("parameters"), "the request")
     inputs = _inputs(document, memoryview(body)[size:], limit)
@@ -62,7 +62,8 @@ def decode_request(
     return request, BinaryOutputs(parameters.get("binary_data_output") is True, named)
 
 
-def _json_size(body: bytes, header_length: str | None) -> int:
+def read_json_size(body: bytes, header_length: str | None) -> int:
+    """How much of a body is JSON: all of it without the header. Raises InvalidRequest."""
     if header_length is None:
         return len(body)
     if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 12:
