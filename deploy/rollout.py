@@ -159,10 +159,20 @@ def _last_words(namespace: str, pod: Object) -> str:
     for condition in pod.get("status", {}).get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f" ({name}: {condition.get('message', '')})"
-    with contextlib.suppress(DeployFailed):  # it may never have logged
-        lines = call("kubectl", "logs", name, "--namespace", namespace, "--tail", "1").strip()
-        return f" ({name}: {lines})" if lines else f" ({name})"
-    return f" ({name})"
+    line = _last_line(namespace, pod)
+    return f" ({name}: {line})" if line else f" ({name})"
+
+
+def _last_line(namespace: str, pod: Object) -> str:
+    """Logged by the container that ended, not by the one that has just begun in its place."""
+    ended = [container["name"] for container in _containers(pod) if container.get("restartCount")]
+    logs = [("--container", name, "--previous") for name in ended[-1:]]
+    for log in (*logs, ()):
+        with contextlib.suppress(DeployFailed):  # it may never have logged
+            name = pod["metadata"]["name"]
+            if line := call("kubectl", "logs", name, "--namespace", namespace, "--tail", "1", *log).strip():
+                return line
+    return ""
 
 
 def find_last_words(namespace: str, pod: str) -> str:
@@ -176,8 +186,7 @@ def _revision(replica_set: Object) -> int:
 
 
 def _why_not_started(pod: Object) -> str:
-    status = pod.get("status", {})
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+    for container in _containers(pod):
         waiting = container.get("state", {}).get("waiting", {})
         if waiting.get("reason") in HOPELESS:
             return f"{waiting['reason']}: {waiting.get('message', '')}"
@@ -185,3 +194,9 @@ def _why_not_started(pod: Object) -> str:
         if ended.get("exitCode") and container.get("restartCount", 0) >= CRASHES:
             return f"it ended with exit code {ended['exitCode']} {container['restartCount']} times"
     return ""
+
+
+def _containers(pod: Object) -> list[Object]:
+    """What the pod's status says of each, those that only prepare first."""
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
