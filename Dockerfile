@@ -22,13 +22,13 @@ RUN --mount=type=cache,target=/root/.cache/pip /opt/tools/install predictor-cpu.
 
 # Our own files, compiled: a container's root is read-only, and its start would compile them each time.
 FROM tools AS transformer-code
-COPY contract.py embeddings.py ./
+COPY contract.py embeddings.py embedding_parts.py ./
 COPY serving serving
 COPY transformer transformer
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM tools AS predictor-code
-COPY contract.py embeddings.py ./
+COPY contract.py embeddings.py embedding_parts.py ./
 COPY serving serving
 COPY predictor predictor
 RUN python -m compileall -q --invalidation-mode unchecked-hash .

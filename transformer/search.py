@@ -11,8 +11,7 @@ from contract import ClipMark, Floats
 from embeddings import Embeddings, read_embeddings
 from serving.errors import ArtefactError, ServiceError
 
-_COLUMN_BLOCK = 32  # columns moved at a time when rows are sorted in place: a sixteenth of 512 beside the matrix
-_ROW_BLOCK = 512
+_ROW_BLOCK = 512  # of float16, widened at a time
 FEW_NUMBERS = 2**19  # multiplied in 0.1 ms, or three times that after a forward, when nothing is in the caches
 
 
@@ -53,21 +52,17 @@ class ExactIndex:
     been normalised before they were rounded; the search is exact among the rounded ones.
     """
 
-    def __init__(self, embeddings: Embeddings, *, in_place: bool = False) -> None:
-        """Build from `embeddings`; with `in_place` their matrix is sorted and normalised instead of copied."""
+    def __init__(self, embeddings: Embeddings) -> None:
+        """From rows as the class holds them, which `load_index` reads."""
         self.mark = embeddings.mark
         self.classes = embeddings.labels
+        self.paths = embeddings.paths
         self.rows, self.dim = embeddings.matrix.shape
-        order = np.argsort(embeddings.codes, kind="stable")  # [N]: where each sorted row stood in the files
-        self._order = order
-        self.paths = embeddings.paths.take(order)
-        bounds = np.searchsorted(embeddings.codes[order], np.arange(len(self.classes) + 1))  # [C + 1]
+        self._matrix = embeddings.matrix  # [N, D]
+        self._order = embeddings.order  # [N]
+        bounds = np.searchsorted(embeddings.codes, np.arange(len(self.classes) + 1))  # [C + 1]
         self._bounds: list[int] = bounds.tolist()  # a list, because single numbers of an array are slow to take
         self._code_of = {label: code for code, label in enumerate(self.classes)}
-        self._matrix = embeddings.matrix if in_place else embeddings.matrix.copy()  # [N, D]
-        _sort_rows(self._matrix, order)
-        if self._matrix.dtype != np.float16:
-            _normalise_rows(self._matrix)
         # |computed - exact| of a float32 dot product of D terms and of unit vectors is at most D * 2^-24 (Higham, 3.1),
         # here doubled for the rounding of the vectors themselves, and again because two products are compared.
         self._margin = np.float32(4 * self.dim * 2.0**-24)
@@ -136,17 +131,22 @@ def load_index(location: str, *, allow_unmarked: bool = False, dtype: str = "flo
 
     `dtype` float16 takes half the memory, and a similarity is then off by up to 0.0005.
     """
-    embeddings = read_embeddings(location, _normalise_and_round) if dtype == "float16" else read_embeddings(location)
+    prepare = _normalise_and_round if dtype == "float16" else _normalise
+    embeddings = read_embeddings(location, prepare, by_class=True)
     if embeddings.mark is None and not allow_unmarked:
         raise ArtefactError("the index does not say which CLIP made it; pass --allow_unmarked on to take it")
-    return ExactIndex(embeddings, in_place=True)
+    return ExactIndex(embeddings)
+
+
+def _normalise(vectors: Floats) -> Floats:
+    """Rows divided by their lengths, in float64; rows of zeros stay."""
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # [rows, 1]
+    return (vectors / np.where(norms == 0, 1, norms)).astype(np.float32)
 
 
 def _normalise_and_round(vectors: Floats) -> NDArray[np.float16]:
     """Unit vectors of float16: of any length they might not fit into its range."""
-    owned = vectors.copy()
-    _normalise_rows(owned)
-    return owned.astype(np.float16)
+    return _normalise(vectors).astype(np.float16)
 
 
 def _unit(embedding: Floats) -> NDArray[np.float64]:
@@ -155,18 +155,3 @@ def _unit(embedding: Floats) -> NDArray[np.float64]:
     if not np.isfinite(norm):
         raise ServiceError("the embedding of the picture has values that are not finite")
     return query / norm if norm else query
-
-
-def _sort_rows(matrix: Floats, order: NDArray[np.intp]) -> None:
-    """Put the rows in `order`, some columns at a time so that no second matrix is needed."""
-    for first in range(0, matrix.shape[1], _COLUMN_BLOCK):
-        columns = slice(first, first + _COLUMN_BLOCK)
-        matrix[:, columns] = matrix[order, columns]
-
-
-def _normalise_rows(matrix: Floats) -> None:
-    """Divide each row by its length, in float64; rows of zeros stay."""
-    for first in range(0, len(matrix), _ROW_BLOCK):
-        block = matrix[first : first + _ROW_BLOCK]
-        norms = np.linalg.norm(block.astype(np.float64), axis=1, keepdims=True)  # [rows, 1]
-        block[:] = block / np.where(norms == 0, 1, norms)

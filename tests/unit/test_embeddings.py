@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from contract import ClipMark
-from embeddings import MARK_KEY, Embeddings, read_embeddings, write_embeddings_part
+from embedding_parts import MARK_KEY
+from embeddings import Embeddings, read_embeddings, write_embeddings_part
 from serving.errors import ArtefactError
 
 ROWS, DIM = 3000, 6  # more rows than are read at a time
@@ -179,6 +180,18 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     check(read_embeddings(str(tmp_path)), mark=MARK)
     field = pq.read_schema(tmp_path / "0.parquet").field("embedding")
     assert field.type == pa.list_(pa.float32(), DIM)
+
+
+def test_rows_by_class_keep_the_order_of_the_files_within_each(tmp_path: Path) -> None:
+    write_embeddings_part(tmp_path / "0.parquet", PATHS[:2000], CLASSES[:2000], MATRIX[:2000], MARK)
+    write_embeddings_part(tmp_path / "1.parquet", PATHS[2000:], CLASSES[2000:], MATRIX[2000:], MARK)
+    order = sorted(range(ROWS), key=lambda row: (CLASSES[row], row))
+    found = read_embeddings(str(tmp_path), by_class=True)
+    check(found, order, MARK)
+    assert found.order.tolist() == order
+    halved = read_embeddings(str(tmp_path), lambda vectors: (vectors / 2).astype(np.float16), by_class=True)
+    assert halved.matrix.dtype == np.float16
+    np.testing.assert_array_equal(halved.matrix, MATRIX[order] / 2)
 
 
 def test_a_part_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
