@@ -46,6 +46,7 @@ class MicroBatcher:
         self._waiting: deque[Work] = deque()
         self._queued = 0  # pictures
         self._running: asyncio.Task[None] | None = None
+        self._free_at = 0.0  # by time.monotonic(): when the engine should be done with its batch
 
     async def submit(self, pixels: Pixels, deadline: Deadline, record: Record = lambda *_: None) -> Prediction:
         """The prediction of `pixels`; raises QueueFull, DeadlineExceeded or ServiceError when the engine fails."""
@@ -53,7 +54,7 @@ class MicroBatcher:
         if self._waiting and self._queued + len(pixels) > self._max_queue:
             self._metrics.queue_full.inc()
             raise QueueFull(f"{self._queued} pictures are waiting already, the queue takes {self._max_queue}")
-        if self._waiting and self._seconds(self._queued + len(pixels)) > deadline.remaining():
+        if self._waiting and self._rest() + self._seconds(self._queued + len(pixels)) > deadline.remaining():
             self._metrics.queue_full.inc()
             raise QueueFull(f"the {self._queued} pictures that are waiting take longer than this request may")
         work = Work(pixels, deadline, asyncio.get_running_loop().create_future())
@@ -109,6 +110,10 @@ class MicroBatcher:
     def _seconds(self, pictures: int) -> float:
         return self._pace.predict_queue(pictures, self._max_batch)
 
+    def _rest(self) -> float:
+        """Seconds until the batch that is computed should be done."""
+        return max(0.0, self._free_at - time.monotonic())
+
     def _leave(self, work: Work) -> None:
         """Take `work` out of the queue, where it still is there: its caller may be gone before its turn."""
         if not work.taken:
@@ -118,6 +123,7 @@ class MicroBatcher:
 
     async def _answer(self, batch: list[Work]) -> None:
         begin, pictures = time.monotonic(), sum(len(work.pixels) for work in batch)
+        self._free_at = begin + self._seconds(pictures)
         for work in batch:
             work.begun = begin
             self._metrics.queue_wait.observe(begin - work.arrived)

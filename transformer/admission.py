@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from serving.errors import QueueFull
 
-CUT = 0.9  # of what is inside, when a queue behind is full
+CUT = 0.7  # of what is inside, when a queue behind is full; as CUBIC does (RFC 9438)
 GROWTH = 0.25  # for each picture that was answered: what predictors can do is found again within seconds
 FEWEST = 16  # pictures in the queues that are never refused: several batches
 PAUSE = 0.1  # seconds in which further full queues are the same news

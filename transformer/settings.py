@@ -63,7 +63,7 @@ class TransformerSettings(ServerSettings):
     max_picture_bytes: int = setting(MAX_BYTES, "largest picture, in bytes", parse=at_least(1))
     max_picture_pixels: int = setting(MAX_PIXELS, "largest picture, in pixels", parse=at_least(1))
     fetch_timeout: float = setting(8.0, "seconds for one download in all", parse=at_least(0.01, float))
-    max_decodes: int = setting(64, "most pictures waiting for a decode; above it callers get 429", parse=at_least(1))
+    max_decodes: int = setting(128, "most pictures waiting for a decode; above it callers get 429", parse=at_least(1))
     max_decode_bytes: int = setting(
         2**30,
         "most memory of the large pictures that are decoded at a time; the others wait, and what needs more gets 413",

@@ -281,6 +281,24 @@ def test_what_cannot_be_done_in_time_makes_room_for_what_can() -> None:
     run(test)
 
 
+def test_the_batch_that_is_computed_counts_as_waiting_does() -> None:
+    async def test() -> None:
+        engine, pace = Engine(), Pace()
+        pace.learn(1, 0.8 * SOON)
+        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace)
+        first = await hold(engine, batcher)
+        second = asyncio.create_task(batcher.submit(pixels_of([2]), Deadline.after(9 * SOON)))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match="take longer than this request may"):
+            await batcher.submit(pixels_of([3]), Deadline.after(SOON))
+        third = asyncio.create_task(batcher.submit(pixels_of([4]), Deadline.after(2 * SOON)))
+        await asyncio.sleep(0)
+        engine.free.set()
+        assert [answered(await task) for task in (first, second, third)] == [[1], [2], [4]]
+
+    run(test)
+
+
 def test_a_slow_past_does_not_keep_a_lone_request_from_being_tried() -> None:
     async def test() -> None:
         engine, pace = Engine(), Pace()
