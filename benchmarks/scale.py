@@ -19,7 +19,7 @@ from benchmarks.release import PARTS, PORTS, ScaledRelease, find_gateway
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table
 from dogs import BREEDS, draw_dog
 from serving.program import run_program
-from serving.settings import at_least, load_settings, setting
+from serving.settings import at_least, load_settings, one_of, setting
 
 SETTLE = 35.0  # seconds: the servers' --max_connection_age_seconds, after which clients have looked for pods again
 
@@ -31,6 +31,7 @@ class ScaleSettings:
     namespace: str = setting("doggos", "of the release")
     release: str = setting("doggos", "its name")
     replicas: str = setting("1,2,4", "pods of a part, with commas; the other part has the most of them")
+    part: str = setting("both", "what is scaled: predictor, transformer or both", parse=one_of("both", *PARTS))
     at_once: int = setting(16, "requests at a time for each pod", parse=at_least(1))
     seconds: float = setting(20.0, "of each measurement", parse=at_least(1, float))
     pixels: bool = setting(
@@ -49,7 +50,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     figures: dict[str, Any] = {"machine": machine, "cpu_limits": limits, "levels": []}
     results = Results("scale")
     with release.restored():
-        for part in PARTS:
+        for part in PARTS if settings.part == "both" else (settings.part,):
             for level in _measure_part(release, connect, part, settings):
                 figures["levels"].append(level)
                 results.write(figures)

@@ -1,19 +1,30 @@
-"""`python -m benchmarks.start`: from the process's start to ready, and its memory then."""
+"""`python -m benchmarks.start`: from the process's start to ready and to the first answer, and its memory then."""
 
+import asyncio
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import httpx
+import numpy as np
+
 from benchmarks.metering import Meter
+from benchmarks.pixel_load import SIZE
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
 from benchmarks.systems import LOGS
-from benchmarks.workload import PRECISIONS, Workload, make_workload
+from benchmarks.workload import PRECISIONS, SMALL, Workload, make_workload
+from contract import MODEL_NAME
 from launch import FREE_PORTS, Server, running, start_server
+from serving.call import Call
+from serving.deadline import Deadline
 from serving.program import run_program
 from serving.settings import at_least, load_settings, setting
+from transformer.channel import open_channel
+from transformer.target import REST
 
+JPEG = {"content-type": "image/jpeg"}
 Figures = dict[str, list[float]]
 
 
@@ -37,9 +48,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
         standing = stack.enter_context(running("benchmarks.instant_predictor", flags, LOGS / "standing.log"))
         for _ in range(settings.rounds):
             for name, (module, flags) in _programs(workload, standing).items():
-                figures = found.setdefault(name, {"seconds": [], "core_seconds": [], "megabytes": []})
-                for key, value in _start(name, module, flags).items():
-                    figures[key].append(value)
+                for key, value in _start(name, module, flags, workload).items():
+                    found.setdefault(name, {}).setdefault(key, []).append(value)
                 results.write({"machine": machine, "rounds": found})
     print(show_machine(machine))
     print(show_starts(found))
@@ -49,7 +59,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 def show_starts(rounds: Mapping[str, Figures]) -> str:
     """The table of medians."""
     rows = [(name, *(f"{statistics.median(values):.1f}" for values in one.values())) for name, one in rounds.items()]
-    return show_table(("server", "s to ready", "core-s", "MB"), rows)
+    return show_table(("server", "s to ready", "s to an answer", "core-s", "MB"), rows)
 
 
 def _programs(workload: Workload, standing: Server) -> dict[str, tuple[str, list[str]]]:
@@ -63,14 +73,32 @@ def _programs(workload: Workload, standing: Server) -> dict[str, tuple[str, list
     }
 
 
-def _start(name: str, module: str, flags: Sequence[str]) -> dict[str, float]:
+def _start(name: str, module: str, flags: Sequence[str], workload: Workload) -> dict[str, float]:
     meter, begin = Meter(), time.perf_counter()
     try:
-        start_server(module, [*FREE_PORTS, *flags], LOGS / f"start-{name}.log", meter.environ)
-        seconds = time.perf_counter() - begin
-        return {"seconds": seconds, "core_seconds": meter.cpu_seconds(), "megabytes": meter.megabytes()}
+        server = start_server(module, [*FREE_PORTS, *flags], LOGS / f"start-{name}.log", meter.environ)
+        ready = time.perf_counter() - begin
+        _ask(server, module, workload)
+        answered = time.perf_counter() - begin
+        figures = {"seconds": ready, "answer_seconds": answered, "core_seconds": meter.cpu_seconds()}
+        return {**figures, "megabytes": meter.megabytes()}
     finally:
         meter.stop()  # also a server that is not ready yet
+
+
+def _ask(server: Server, module: str, workload: Workload) -> None:
+    """A first picture, or what the transformer would make of one."""
+    if module == "predictor":
+        asyncio.run(_ask_predictor(server.http))
+    else:
+        picture = next(workload.pictures(SMALL).iterdir()).read_bytes()
+        httpx.post(f"http://{server.http}/predict/", content=picture, headers=JPEG, timeout=60).raise_for_status()
+
+
+async def _ask_predictor(address: str) -> None:
+    channel = open_channel(address, REST, MODEL_NAME)
+    await channel.predict(np.zeros((1, SIZE, SIZE, 3), np.uint8), Call(Deadline.after(60)))
+    await channel.close()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ BENCH = Path(".bench")
 PEERS = Path("benchmarks/peers")
 LOGS = BENCH / "logs"
 WITHOUT_MODEL = "ours without the model"  # what a request costs outside of it
+PATIENT = ("--request_timeout", "120")  # the others limit no request's time
 START_SECONDS = 150  # Ray takes a minute on an idle machine of two cores
 
 GRPC = ", gRPC"  # ends the names of systems that are asked over gRPC
@@ -39,6 +40,7 @@ class System:
     start: "Callable[[System, Workload, Meter], str]"  # gives HOST:PORT
     script: str = ""
     environ: Mapping[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()  # of both of our servers
     route: str = "/predict/"
     body: str = QUERY
     read: Callable[[Any], Answer] = lambda document: document
@@ -88,12 +90,13 @@ class System:
 
 
 def start_ours(system: System, workload: Workload, meter: Meter) -> str:
-    """Predictor and transformer with their default settings; `script` is the predictor's module."""
-    flags = ["--model_dir", system.environ["MODEL_DIR"]]
+    """Predictor and transformer with their default settings but for `flags`; `script` is the predictor's module."""
+    flags = [*system.flags, "--model_dir", system.environ["MODEL_DIR"]]
     predictor = start_server(
         system.script, [*FREE_PORTS, *flags], LOGS / f"{system.name}-p.log", meter.environ, START_SECONDS
     )
-    flags = ["--predictor_host", predictor.http, "--index_dir", str(workload.index), "--allow_networks", "127.0.0.1/32"]
+    flags = [*system.flags, "--predictor_host", predictor.http, "--index_dir", str(workload.index)]
+    flags += ["--allow_networks", "127.0.0.1/32"]
     transformer = start_server(
         "transformer", [*FREE_PORTS, *flags], LOGS / f"{system.name}-t.log", meter.environ, START_SECONDS
     )
@@ -140,12 +143,12 @@ def list_systems(workload: Workload) -> dict[str, System]:
     """All of them by name."""
     fp32, bf16, int8 = ({"MODEL_DIR": str(workload.exported(precision))} for precision in PRECISIONS)
     ours = [
-        System("ours, torch fp32", start_ours, "predictor", {"MODEL_DIR": str(workload.model)}),
-        System("ours, OpenVINO fp32", start_ours, "predictor", fp32),
-        System("ours, OpenVINO fp32" + GRPC, start_ours, "predictor", fp32),
-        System("ours, OpenVINO bf16", start_ours, "predictor", bf16),
-        System("ours, OpenVINO int8", start_ours, "predictor", int8),
-        System(WITHOUT_MODEL, start_ours, "benchmarks.instant_predictor", fp32),
+        System("ours, torch fp32", start_ours, "predictor", {"MODEL_DIR": str(workload.model)}, PATIENT),
+        System("ours, OpenVINO fp32", start_ours, "predictor", fp32, PATIENT),
+        System("ours, OpenVINO fp32" + GRPC, start_ours, "predictor", fp32, PATIENT),
+        System("ours, OpenVINO bf16", start_ours, "predictor", bf16, PATIENT),
+        System("ours, OpenVINO int8", start_ours, "predictor", int8, PATIENT),
+        System(WITHOUT_MODEL, start_ours, "benchmarks.instant_predictor", fp32, PATIENT),
     ]
     peers = list_peers()
     with_our_engine = [
