@@ -15,6 +15,8 @@ STORAGE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
 HOPELESS = {"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"}
 CRASHES = 2  # of the same new pod, until it counts as hopeless
 POLL_SECONDS = 1.0
+LOOKS = 3  # for a log, while containers come and go
+REMOVED = "unable to retrieve container logs"  # what kubectl prints for one that the node has just removed
 SETTLED = 3  # looks in a row that find nothing to wait for: KServe takes a moment to see a change
 
 
@@ -165,13 +167,21 @@ def _last_words(namespace: str, pod: Object) -> str:
 
 def _last_line(namespace: str, pod: Object) -> str:
     """Logged by the container that ended, not by the one that has just begun in its place."""
+    name = pod["metadata"]["name"]
     ended = [container["name"] for container in _containers(pod) if container.get("restartCount")]
-    logs = [("--container", name, "--previous") for name in ended[-1:]]
-    for log in (*logs, ()):
-        with contextlib.suppress(DeployFailed):  # it may never have logged
-            name = pod["metadata"]["name"]
-            if line := call("kubectl", "logs", name, "--namespace", namespace, "--tail", "1", *log).strip():
+    logs = [("--container", container, "--previous") for container in ended[-1:]]
+    for _ in range(LOOKS if ended else 1):
+        for log in (*logs, ()):
+            if line := _read_last_line(namespace, name, log):
                 return line
+        time.sleep(POLL_SECONDS if ended else 0)
+    return ""
+
+
+def _read_last_line(namespace: str, pod: str, log: Sequence[str]) -> str:
+    with contextlib.suppress(DeployFailed):  # it may never have logged
+        line = call("kubectl", "logs", pod, "--namespace", namespace, "--tail", "1", *log).strip()
+        return "" if line.startswith(REMOVED) else line
     return ""
 
 
