@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 
 from deploy.artefacts import find_changed
-from deploy.rollout import find_last_words, wait_for_rollout
+from deploy.pods import find_last_words
+from deploy.rollout import wait_for_rollout
 from deploy.settings import DeploySettings
 from deploy.tools import DeployFailed, call, say
 

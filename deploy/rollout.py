@@ -3,20 +3,16 @@
 An InferenceService stays Ready on its old pods while new ones cannot start, so Ready alone says nothing of an upgrade.
 """
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploy.tools import DeployFailed, Object, call, get_object, list_objects, say
+from deploy.pods import describe_waiting_pods, find_hopeless_pod
+from deploy.tools import DeployFailed, Object, get_object, say
 
 CONTAINER = "kserve-container"
 STORAGE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
-HOPELESS = {"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"}
-CRASHES = 2  # of the same new pod, until it counts as hopeless
 POLL_SECONDS = 1.0
-LOOKS = 3  # for a log, while containers come and go
-REMOVED = "unable to retrieve container logs"  # what kubectl prints for one that the node has just removed
 SETTLED = 3  # looks in a row that find nothing to wait for: KServe takes a moment to see a change
 
 
@@ -39,7 +35,9 @@ def wait_for_rollout(namespace: str, release: str, timeout: float) -> None:
             say(f"waiting: {lag}")
             said = lag
         if lag and time.monotonic() > end:
-            raise DeployFailed(f"not rolled out within {timeout:.0f} s: {lag}{_who_waits(namespace, release)}")
+            raise DeployFailed(
+                f"not rolled out within {timeout:.0f} s: {lag}{describe_waiting_pods(namespace, release)}"
+            )
         time.sleep(POLL_SECONDS)
 
 
@@ -65,7 +63,7 @@ def _part_lag(namespace: str, release: str, part: str, wanted: Wanted) -> str:
     if lag := _template_lag(deployment, wanted):
         return lag
     lag = _rollout_lag(deployment)
-    if lag and (reason := _find_hopeless(namespace, f"app=isvc.{release}-{part}")):
+    if lag and (reason := find_hopeless_pod(namespace, f"app=isvc.{release}-{part}")):
         raise DeployFailed(f"a new {part} does not start: {reason}")
     return lag
 
@@ -125,88 +123,3 @@ def _rollout_lag(deployment: Object) -> str:
     if status.get("availableReplicas", 0) < status["updatedReplicas"]:
         return f"{status.get('availableReplicas', 0)} of {status['updatedReplicas']} new pods available"
     return ""
-
-
-def _find_hopeless(namespace: str, app: str) -> str:
-    """A new pod that will not start, and why; empty when there is none."""
-    for pod in _newest_pods(namespace, app):
-        if reason := _why_not_started(pod):
-            return f"{reason}{_last_words(namespace, pod)}"
-    return ""
-
-
-def _who_waits(namespace: str, release: str) -> str:
-    """The new pods that are not ready, with their last words."""
-    parts = [f"app=isvc.{release}-{part}" for part in ("predictor", "transformer")]
-    pods = [pod for app in parts for pod in _newest_pods(namespace, app) if not _is_ready(pod)]
-    return "".join(_last_words(namespace, pod) for pod in pods)
-
-
-def _is_ready(pod: Object) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))
-
-
-def _newest_pods(namespace: str, app: str) -> list[Object]:
-    """The pods of the newest template."""
-    newest = max(list_objects(namespace, "replicaset", app), key=_revision, default=None)
-    if newest is None:
-        return []
-    template = f"pod-template-hash={newest['metadata']['labels']['pod-template-hash']}"
-    return list_objects(namespace, "pod", f"{app},{template}")
-
-
-def _last_words(namespace: str, pod: Object) -> str:
-    """Where to look further: a pod, and the last line that it logged or why no node takes it."""
-    name = pod["metadata"]["name"]
-    for condition in pod.get("status", {}).get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f" ({name}: {condition.get('message', '')})"
-    line = _last_line(namespace, pod)
-    return f" ({name}: {line})" if line else f" ({name})"
-
-
-def _last_line(namespace: str, pod: Object) -> str:
-    """Logged by the container that ended, not by the one that has just begun in its place."""
-    name = pod["metadata"]["name"]
-    ended = [container["name"] for container in _containers(pod) if container.get("restartCount")]
-    logs = [("--container", container, "--previous") for container in ended[-1:]]
-    for _ in range(LOOKS if ended else 1):
-        for log in (*logs, ()):
-            if line := _read_last_line(namespace, name, log):
-                return line
-        time.sleep(POLL_SECONDS if ended else 0)
-    return ""
-
-
-def _read_last_line(namespace: str, pod: str, log: Sequence[str]) -> str:
-    with contextlib.suppress(DeployFailed):  # it may never have logged
-        line = call("kubectl", "logs", pod, "--namespace", namespace, "--tail", "1", *log).strip()
-        return "" if line.startswith(REMOVED) else line
-    return ""
-
-
-def find_last_words(namespace: str, pod: str) -> str:
-    """Of a pod by its name; empty when it is not there."""
-    found = get_object(namespace, "pod", pod)
-    return _last_words(namespace, found) if found else ""
-
-
-def _revision(replica_set: Object) -> int:
-    return int(replica_set["metadata"]["annotations"].get("deployment.kubernetes.io/revision", 0))
-
-
-def _why_not_started(pod: Object) -> str:
-    for container in _containers(pod):
-        waiting = container.get("state", {}).get("waiting", {})
-        if waiting.get("reason") in HOPELESS:
-            return f"{waiting['reason']}: {waiting.get('message', '')}"
-        ended = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated") or {}
-        if ended.get("exitCode") and container.get("restartCount", 0) >= CRASHES:
-            return f"it ended with exit code {ended['exitCode']} {container['restartCount']} times"
-    return ""
-
-
-def _containers(pod: Object) -> list[Object]:
-    """What the pod's status says of each, those that only prepare first."""
-    status = pod.get("status", {})
-    return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]

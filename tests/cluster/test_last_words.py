@@ -2,7 +2,7 @@
 
 import yaml
 
-from deploy.rollout import find_last_words
+from deploy.pods import find_last_words
 from tests.callers import wait_until
 from tests.cluster import kube
 from tests.cluster.artefacts import ROOT
