@@ -63,7 +63,7 @@ def show_location(location: str) -> str:
 def _as_artefact_error(sentence: str, location: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split()).replace(location, show_location(location))
         raise ArtefactError(f"{show_location(location)} {sentence} ({reason})") from None
 
@@ -73,6 +73,7 @@ class Part:
 
     def __init__(self, filesystem: Any, name: str) -> None:
         self.name, self._filesystem = name, filesystem
+        self._version = self._read_version()
         with self._open() as file:
             self._metadata, schema = file.metadata, file.schema_arrow
         self.rows: int = self._metadata.num_rows
@@ -89,7 +90,15 @@ class Part:
     def _open(self, **options: Any) -> Iterator[Any]:
         sentence = "cannot be read as Parquet: it is damaged, cut short or something else"
         with _as_artefact_error(sentence, self.name):
-            yield pq.ParquetFile(self._filesystem.open_input_file(self.name), **options)
+            file = pq.ParquetFile(self._filesystem.open_input_file(self.name), **options)
+            if self._read_version() != self._version:
+                raise ArtefactError(f"{self.name} was changed while it was read; try again")
+            yield file
+
+    def _read_version(self) -> tuple[int | None, int | None]:
+        with _as_artefact_error("cannot be opened", self.name):
+            info = self._filesystem.get_file_info(self.name)
+        return info.size, info.mtime_ns
 
     def texts(self) -> Iterator[tuple[Any, Any]]:
         """Arrays of paths and of classes, some rows at a time."""
@@ -109,8 +118,12 @@ class Part:
             yield self._read_batches(file, columns)
 
     def _read_batches(self, file: Any, columns: Sequence[str]) -> Iterator[list[Any]]:
+        rows = 0
         try:
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+                rows += batch.num_rows
+                if rows > self.rows:
+                    break
                 yield [batch.column(name) for name in columns]
         except pa.ArrowInvalid as error:
             # What pyarrow makes of a null among lists of a fixed size.
@@ -119,6 +132,8 @@ class Part:
             raise ArtefactError(
                 f"{self.name}: column embedding is null in some rows; every row must have a value"
             ) from None
+        if rows != self.rows:
+            raise ArtefactError(f"{self.name} is damaged: it does not have the {self.rows} rows that it says it has")
 
     def _to_strings(self, column: str, array: Any) -> Any:
         kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type

@@ -95,13 +95,13 @@ def _read_texts(parts: Sequence[Part]) -> tuple[Any, tuple[str, ...], NDArray[np
 
 
 def _read_matrix(parts: Sequence[Part], order: NDArray[np.intp], prepare: Callable[[Floats], Any]) -> Floats:
-    """The rows in `order`, which is filled as they come."""
+    """The matrix, its rows in `order`, filled as they come."""
     place = np.empty_like(order)  # [N]: of each row of the files in the matrix
     place[order] = np.arange(len(order))
     matrix: Floats = np.empty((0, 0), np.float32)
     row = nulls = 0
     for part in parts:
-        pa.default_memory_pool().release_unused()  # what the pool kept of what came before would stay beside the matrix
+        _release_unused()
         for embedding in part.embeddings():
             nulls += embedding.null_count
             if nulls or not len(embedding):
@@ -112,8 +112,14 @@ def _read_matrix(parts: Sequence[Part], order: NDArray[np.intp], prepare: Callab
             part.check_lengths(*sorted((vectors.shape[1], matrix.shape[1])))
             matrix[place[row : row + len(vectors)]] = vectors
             row += len(vectors)
+    _release_unused()
     _refuse_nulls("embedding", nulls)
     return matrix
+
+
+def _release_unused() -> None:
+    """What Arrow keeps of what was read would stay in memory beside the matrix."""
+    pa.default_memory_pool().release_unused()
 
 
 def _refuse_nulls(column: str, count: int) -> None:

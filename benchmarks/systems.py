@@ -139,16 +139,19 @@ def _is_open(port: int) -> bool:
         return probe.connect_ex((LOOPBACK, port)) == 0
 
 
-def list_systems(workload: Workload) -> dict[str, System]:
-    """All of them by name."""
+def list_systems(workload: Workload, flags: tuple[str, ...] = PATIENT) -> dict[str, System]:
+    """All of them by name; `flags` are those of both of our servers."""
     fp32, bf16, int8 = ({"MODEL_DIR": str(workload.exported(precision))} for precision in PRECISIONS)
     ours = [
-        System("ours, torch fp32", start_ours, "predictor", {"MODEL_DIR": str(workload.model)}, PATIENT),
-        System("ours, OpenVINO fp32", start_ours, "predictor", fp32, PATIENT),
-        System("ours, OpenVINO fp32" + GRPC, start_ours, "predictor", fp32, PATIENT),
-        System("ours, OpenVINO bf16", start_ours, "predictor", bf16, PATIENT),
-        System("ours, OpenVINO int8", start_ours, "predictor", int8, PATIENT),
-        System(WITHOUT_MODEL, start_ours, "benchmarks.instant_predictor", fp32, PATIENT),
+        replace(system, flags=flags)
+        for system in (
+            System("ours, torch fp32", start_ours, "predictor", {"MODEL_DIR": str(workload.model)}),
+            System("ours, OpenVINO fp32", start_ours, "predictor", fp32),
+            System("ours, OpenVINO fp32" + GRPC, start_ours, "predictor", fp32),
+            System("ours, OpenVINO bf16", start_ours, "predictor", bf16),
+            System("ours, OpenVINO int8", start_ours, "predictor", int8),
+            System(WITHOUT_MODEL, start_ours, "benchmarks.instant_predictor", fp32),
+        )
     ]
     peers = list_peers()
     with_our_engine = [

@@ -8,8 +8,7 @@ from deploy.tools import DeployFailed, Object, call, get_object, list_objects
 
 HOPELESS = {"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"}
 CRASHES = 2  # of the same new pod, until it counts as hopeless
-LOOKS = 3  # for a log, while containers come and go
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0  # between looks at logs, while containers come and go
 REMOVED = "unable to retrieve container logs"  # what kubectl prints for one that the node has just removed
 
 
@@ -58,16 +57,23 @@ def _last_words(namespace: str, pod: Object) -> str:
 
 
 def _last_line(namespace: str, pod: Object) -> str:
-    """Logged by the container that ended, not by the one that has just begun in its place."""
-    name = pod["metadata"]["name"]
-    ended = [container["name"] for container in _containers(pod) if container.get("restartCount")]
-    logs = [("--container", container, "--previous") for container in ended[-1:]]
-    for _ in range(LOOKS if ended else 1):
-        for log in (*logs, ()):
-            if line := _read_last_line(namespace, name, log):
-                return line
-        time.sleep(LOOK_SECONDS if ended else 0)
+    """Logged by the container that failed, not by the one that has just begun in its place."""
+    for number, log in enumerate(_logs(pod)):
+        time.sleep(LOOK_SECONDS if number else 0)
+        if line := _read_last_line(namespace, pod["metadata"]["name"], log):
+            return line
     return ""
+
+
+def _logs(pod: Object) -> list[tuple[str, ...]]:
+    """Flags of the logs to look at, the best first."""
+    failed = [container for container in _containers(pod) if _ended(container).get("exitCode")]
+    if not failed:
+        return [()]
+    one = min(failed, key=lambda container: bool(container.get("ready")))
+    this = ("--container", one["name"])
+    before = (*this, "--previous")
+    return [this, before] if "terminated" in one.get("state", {}) else [before, before, before, this]
 
 
 def _read_last_line(namespace: str, pod: str, log: Sequence[str]) -> str:
@@ -86,10 +92,18 @@ def _why_not_started(pod: Object) -> str:
         waiting = container.get("state", {}).get("waiting", {})
         if waiting.get("reason") in HOPELESS:
             return f"{waiting['reason']}: {waiting.get('message', '')}"
-        ended = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated") or {}
+        ended = _ended(container)
         if ended.get("exitCode") and container.get("restartCount", 0) >= CRASHES:
             return f"it ended with exit code {ended['exitCode']} {container['restartCount']} times"
     return ""
+
+
+def _ended(container: Object) -> Object:
+    """How its last run that is over ended; {} when none is."""
+    found: Object = (
+        container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
+    )
+    return found
 
 
 def _containers(pod: Object) -> list[Object]:

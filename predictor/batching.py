@@ -56,7 +56,7 @@ class MicroBatcher:
             raise QueueFull(f"{self._queued} pictures are waiting already, the queue takes {self._max_queue}")
         if self._waiting and self._rest() + self._seconds(self._queued + len(pixels)) > deadline.remaining():
             self._metrics.queue_full.inc()
-            raise QueueFull(f"the {self._queued} pictures that are waiting take longer than this request may")
+            raise QueueFull(f"{self._queued} pictures that are waiting before it take longer than this request may")
         work = Work(pixels, deadline, asyncio.get_running_loop().create_future())
         self._waiting.append(work)
         self._count(len(pixels))
@@ -137,6 +137,8 @@ class MicroBatcher:
             if pictures <= self._max_batch:
                 self._pace.learn(pictures, time.monotonic() - begin)
             _deliver(batch, prediction)
+        finally:
+            self._free_at = 0.0
 
     def _predict(self, batch: list[Work]) -> Prediction:
         pixels = batch[0].pixels if len(batch) == 1 else np.concatenate([work.pixels for work in batch])

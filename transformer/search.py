@@ -53,7 +53,8 @@ class ExactIndex:
     """
 
     def __init__(self, embeddings: Embeddings) -> None:
-        """From rows as the class holds them, which `load_index` reads."""
+        """From unit vectors that are sorted by class, as `load_index` reads them."""
+        assert (np.diff(embeddings.codes) >= 0).all(), "the rows are not sorted by class"
         self.mark = embeddings.mark
         self.classes = embeddings.labels
         self.paths = embeddings.paths

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contract import ClipMark
-from embedding_parts import MARK_KEY
+from embedding_parts import MARK_KEY, Part
 from embeddings import Embeddings, read_embeddings, write_embeddings_part
 from serving.errors import ArtefactError
 
@@ -192,6 +192,39 @@ def test_rows_by_class_keep_the_order_of_the_files_within_each(tmp_path: Path) -
     halved = read_embeddings(str(tmp_path), lambda vectors: (vectors / 2).astype(np.float16), by_class=True)
     assert halved.matrix.dtype == np.float16
     np.testing.assert_array_equal(halved.matrix, MATRIX[order] / 2)
+
+
+def test_a_damaged_part_is_refused_or_read_whole(tmp_path: Path) -> None:
+    """Whatever bit of it is another one: no row is left as it lay in memory, and what is wrong is said."""
+    for part in range(2):
+        paths, rows = [f"{part}{row}" for row in range(8)], MATRIX[:8]
+        write_embeddings_part(tmp_path / f"{part}.parquet", paths, CLASSES[:8], rows, MARK)
+    file = tmp_path / "1.parquet"
+    whole, refused = file.read_bytes(), 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        try:
+            found = read_embeddings(str(tmp_path), np.ones_like, by_class=True)
+        except ArtefactError:
+            refused += 1
+        else:
+            assert found.matrix.shape[0] == len(found.paths) and (found.matrix == 1).all(), place
+    assert refused > len(whole) / 4
+
+
+def test_a_part_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its new vectors would get the old classes."""
+    write_embeddings_part(tmp_path / "0.parquet", PATHS, CLASSES, MATRIX, MARK)
+    read = Part.embeddings
+
+    def read_late(part: Part) -> Any:
+        write_embeddings_part(tmp_path / "0.parquet", PATHS, CLASSES, -MATRIX, MARK)
+        return read(part)
+
+    monkeypatch.setattr(Part, "embeddings", read_late)
+    check_refused(str(tmp_path), "was changed while it was read")
 
 
 def test_a_part_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -299,6 +299,19 @@ def test_the_batch_that_is_computed_counts_as_waiting_does() -> None:
     run(test)
 
 
+def test_a_batch_that_failed_early_counts_no_longer() -> None:
+    async def test() -> None:
+        engine, pace = Engine(), Pace()
+        pace.learn(1, 0.8 * SOON)
+        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace)
+        with pytest.raises(ServiceError, match="the engine failed"):
+            await batcher.submit(pixels_of([0]), Deadline.after(SOON))
+        both = await asyncio.gather(*(batcher.submit(pixels_of([n]), Deadline.after(SOON)) for n in (1, 2)))
+        assert [answered(prediction) for prediction in both] == [[1], [2]]
+
+    run(test)
+
+
 def test_a_slow_past_does_not_keep_a_lone_request_from_being_tried() -> None:
     async def test() -> None:
         engine, pace = Engine(), Pace()
