@@ -5,47 +5,46 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from contract import Floats, Pixels, Prediction
+from contract import Pixels, Prediction
 from predictor.pace import Pace
+from predictor.turns import Turns
+from predictor.work import Record, Work, deliver, fail, join, record_stages
 from serving.deadline import Deadline
 from serving.errors import DeadlineExceeded, QueueFull, ServiceError
 from serving.logs import log_exception
 from serving.metrics import PredictorMetrics
 
 Forward = Callable[[Pixels], Prediction]
-Record = Callable[[str, float, float], None]  # a stage, its begin and its end by time.monotonic()
-
-
-@dataclass(eq=False)
-class Work:
-    """The pictures of one request, waiting."""
-
-    pixels: Pixels  # [n, S, S, 3]
-    deadline: Deadline
-    answer: "asyncio.Future[Prediction]"
-    arrived: float = field(default_factory=time.monotonic)
-    begun: float | None = None  # its forward
-    taken: bool = False
 
 
 class MicroBatcher:
-    """One queue for every request of every protocol, in front of one thread that owns the engine."""
+    """One queue for every request of every protocol, in front of one thread that owns the engine.
+
+    `thread` is the one that loaded it, if that matters to it; it ends with the batcher.
+    """
 
     def __init__(
-        self, forward: Forward, max_batch: int, max_queue: int, metrics: PredictorMetrics, pace: Pace | None = None
+        self,
+        forward: Forward,
+        max_batch: int,
+        max_queue: int,
+        metrics: PredictorMetrics,
+        thread: ThreadPoolExecutor | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._forward, self._max_batch, self._max_queue, self._metrics = forward, max_batch, max_queue, metrics
         metrics.queue_limit.set(max_queue)
         metrics.batch_limit.set(max_batch)
         self._pace = pace or Pace()
-        self._thread = ThreadPoolExecutor(1, "engine")
+        self._thread = thread or ThreadPoolExecutor(1, "engine")
         self._waiting: deque[Work] = deque()
         self._queued = 0  # pictures
         self._running: asyncio.Task[None] | None = None
+        self._turns = Turns()
+        self._enough = asyncio.Event()  # are in the queue for the next batch
         self._free_at = 0.0  # by time.monotonic(): when the engine should be done with its batch
 
     async def submit(self, pixels: Pixels, deadline: Deadline, record: Record = lambda *_: None) -> Prediction:
@@ -60,6 +59,8 @@ class MicroBatcher:
         work = Work(pixels, deadline, asyncio.get_running_loop().create_future())
         self._waiting.append(work)
         self._count(len(pixels))
+        if self._is_enough():
+            self._enough.set()
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         try:
@@ -68,14 +69,32 @@ class MicroBatcher:
             raise DeadlineExceeded("the predictor was too slow for the request's time") from None
         finally:
             self._leave(work)
-            _record_stages(work, record)
+            record_stages(work, record)
 
     async def _run(self) -> None:
         try:
-            while batch := self._take():
-                await self._answer(batch)
+            while self._waiting:
+                await self._gather()
+                if batch := self._take():
+                    begin = time.monotonic()
+                    await self._answer(batch)
+                    self._turns.end(len(batch), len(self._waiting), time.monotonic() - begin)
         finally:
             self._running = None
+
+    async def _gather(self) -> None:
+        """Let callers who were just answered come again, where that has paid and makes nobody late."""
+        if self._is_enough():
+            return
+        spare = min(work.deadline.remaining() for work in self._waiting) - self._seconds(self._max_batch)
+        seconds = min(self._turns.seconds(), spare)
+        if seconds > 0:
+            self._enough.clear()
+            self._turns.learn(await _is_set_within(seconds, self._enough))
+
+    def _is_enough(self) -> bool:
+        """Whether the next batch should not wait for more."""
+        return len(self._waiting) >= self._turns.expected or self._queued >= self._max_batch
 
     def _take(self) -> list[Work]:
         """Requests up to the largest batch; one larger than that comes alone and is cut by `_predict`."""
@@ -132,11 +151,11 @@ class MicroBatcher:
                 prediction = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, batch)
         except Exception as error:
             log_exception("the engine failed", error, pictures=pictures)
-            _fail(batch, ServiceError("the engine failed"))
+            fail(batch, ServiceError("the engine failed"))
         else:
             if pictures <= self._max_batch:
                 self._pace.learn(pictures, time.monotonic() - begin)
-            _deliver(batch, prediction)
+            deliver(batch, prediction)
         finally:
             self._free_at = 0.0
 
@@ -151,7 +170,7 @@ class MicroBatcher:
             parts.append(self._forward(part))
             if len(parts[-1].embedding) != len(part):
                 raise ValueError(f"the engine gave {len(parts[-1].embedding)} answers for {len(part)} pictures")
-        return parts[0] if len(parts) == 1 else _join(parts)
+        return parts[0] if len(parts) == 1 else join(parts)
 
     def _count(self, pictures: int) -> None:
         self._queued += pictures
@@ -162,43 +181,10 @@ class MicroBatcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _record_stages(work: Work, record: Record) -> None:
-    now = time.monotonic()
-    record("queue", work.arrived, now if work.begun is None else work.begun)
-    if work.begun is not None:
-        record("forward", work.begun, now)
-
-
-def _fail(batch: list[Work], error: Exception) -> None:
-    for work in batch:
-        if not work.answer.done():
-            work.answer.set_exception(error)
-
-
-def _deliver(batch: list[Work], prediction: Prediction) -> None:
-    start = 0
-    for work in batch:
-        end = start + len(work.pixels)
-        if not work.answer.done():
-            work.answer.set_result(_rows(prediction, start, end))
-        start = end
-
-
-def _rows(prediction: Prediction, start: int, end: int) -> Prediction:
-    probabilities = prediction.probabilities
-    return Prediction(
-        prediction.embedding[start:end],
-        None if probabilities is None else probabilities[start:end],
-        prediction.classes,
-        prediction.info,
-    )
-
-
-def _join(parts: list[Prediction]) -> Prediction:
-    probabilities: list[Floats] = [part.probabilities for part in parts if part.probabilities is not None]
-    return Prediction(
-        np.concatenate([part.embedding for part in parts]),
-        np.concatenate(probabilities) if probabilities else None,
-        parts[0].classes,
-        parts[0].info,
-    )
+async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

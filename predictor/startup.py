@@ -4,6 +4,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,8 +22,15 @@ from serving.metrics import PredictorMetrics
 
 async def load_predictor(settings: PredictorSettings, model: PredictorModel, metrics: PredictorMetrics) -> None:
     """Load and warm up off the event loop, then let `model` serve."""
-    engine, origin = await asyncio.to_thread(_load_warm, settings)
-    model.take(engine, MicroBatcher(engine.predict, settings.max_batch, settings.max_queue, metrics))
+    # In the thread that will compute: OpenMP gives each thread that computes a team of its own, and once all teams
+    # together have more threads than there are cores, they sleep at each of torch's hundreds of barriers.
+    thread = ThreadPoolExecutor(1, "engine")
+    try:
+        engine, origin = await asyncio.get_running_loop().run_in_executor(thread, _load_warm, settings)
+    except BaseException:
+        thread.shutdown(wait=False)
+        raise
+    model.take(engine, MicroBatcher(engine.predict, settings.max_batch, settings.max_queue, metrics, thread))
     metrics.model.info({"clip": engine.info.fingerprint, **origin})
     log("model loaded", clip=engine.info.fingerprint, classes=len(engine.classes), size=engine.size, dim=engine.dim)
 
@@ -56,6 +64,9 @@ def _load_torch(settings: PredictorSettings) -> tuple[Engine, Mapping[str, str]]
             "--engine torch: this environment has no torch; write a folder for the openvino engine "
             "with python -m predictor.export and name it with --model_dir"
         )
+    # How often a thread of OpenMP's looks for work before it sleeps: for 1 ms or so. By default it is some 15, which
+    # are taken from the transformer beside it, whose turn is between the forwards.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # Where torch.compile keeps its kernels, so that the next start need not make them again.
     kept = settings.cache or Path(tempfile.gettempdir(), f"doggos-{os.getuid()}")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract import Pixels, Prediction, PredictorInfo
+from predictor import turns
 from predictor.batching import MicroBatcher
 from predictor.pace import Pace
+from predictor.turns import Turns
 from serving.deadline import Deadline
 from serving.errors import DeadlineExceeded, QueueFull, ServiceError
 from serving.metrics import PredictorMetrics
@@ -263,7 +265,7 @@ def test_an_engine_that_answers_for_fewer_pictures_is_not_believed() -> None:
 def test_what_cannot_be_done_in_time_makes_room_for_what_can() -> None:
     async def test() -> None:
         engine, pace = Engine(), Pace()
-        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace)
+        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace=pace)
         first = await hold(engine, batcher)
         late = asyncio.create_task(batcher.submit(pixels_of([2]), Deadline.after(SOON)))
         others = [asyncio.create_task(batcher.submit(pixels_of([n]), Deadline.after(9 * SOON))) for n in (3, 4, 5)]
@@ -285,7 +287,7 @@ def test_the_batch_that_is_computed_counts_as_waiting_does() -> None:
     async def test() -> None:
         engine, pace = Engine(), Pace()
         pace.learn(1, 0.8 * SOON)
-        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace)
+        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace=pace)
         first = await hold(engine, batcher)
         second = asyncio.create_task(batcher.submit(pixels_of([2]), Deadline.after(9 * SOON)))
         await asyncio.sleep(0)
@@ -303,7 +305,7 @@ def test_a_batch_that_failed_early_counts_no_longer() -> None:
     async def test() -> None:
         engine, pace = Engine(), Pace()
         pace.learn(1, 0.8 * SOON)
-        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace)
+        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace=pace)
         with pytest.raises(ServiceError, match="the engine failed"):
             await batcher.submit(pixels_of([0]), Deadline.after(SOON))
         both = await asyncio.gather(*(batcher.submit(pixels_of([n]), Deadline.after(SOON)) for n in (1, 2)))
@@ -316,7 +318,7 @@ def test_a_slow_past_does_not_keep_a_lone_request_from_being_tried() -> None:
     async def test() -> None:
         engine, pace = Engine(), Pace()
         pace.learn(1, 2 * SOON)
-        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace)
+        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace=pace)
         for number in range(1, 20):
             assert answered(await batcher.submit(pixels_of([number]), Deadline.after(SOON))) == [number]
         assert pace.predict(1) < SOON, "and so it is found that the engine is fast"
@@ -341,3 +343,73 @@ def test_the_pace_lies_within_what_was_measured(
     assert pace.predict(pictures) >= min(below, default=0.0)
     assert pace.predict(pictures) <= pace.predict(pictures + 1), "more pictures never take less"
     assert pace.predict_queue(pictures, max_batch) <= pace.predict_queue(pictures + max_batch, max_batch)
+
+
+def test_halves_of_those_who_ask_again_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight callers, who come back one after the other: not one alone, and then seven."""
+    monkeypatch.setattr(turns, "SHARE", 1e6)  # as long as it takes on any machine
+
+    async def test() -> None:
+        asked, sizes = 48, []
+
+        def forward(pixels: Pixels) -> Prediction:
+            """Until the other half has asked again."""
+            sizes.append(len(pixels))
+            others = min(8 - len(pixels), asked - sum(sizes))
+            while batcher._queued < others:
+                time.sleep(0.001)
+            return Engine().forward(pixels)
+
+        batcher = MicroBatcher(forward, 8, 16, PredictorMetrics())
+
+        async def keep_asking(number: int) -> None:
+            for _ in range(asked // 8):
+                assert answered(await batcher.submit(pixels_of([number]), Deadline.after(SOON))) == [number]
+                for _ in range(number):
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(*(keep_asking(number) for number in range(1, 9)))
+        assert sizes == [8] + 10 * [4]
+
+    run(test)
+
+
+def test_who_asks_alone_is_never_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "SHARE", 1e9)
+
+    async def test() -> None:
+        batcher, _ = open_batcher(Engine())
+        for number in range(1, 5):
+            assert answered(await batcher.submit(pixels_of([number]), Deadline.after(SOON))) == [number]
+
+    run(test)
+
+
+def test_callers_who_do_not_come_back_are_not_waited_for_again() -> None:
+    async def test() -> None:
+        engine = Engine()
+        batcher, _ = open_batcher(engine)
+        batcher._turns = Turns(clock=lambda: 0.0)  # at once after the last batch, on any machine
+        asked = [asyncio.create_task(batcher.submit(pixels_of([n]), Deadline.after(SOON))) for n in range(1, 5)]
+        await asyncio.gather(*asked)
+        assert batcher._turns.seconds() > 0
+        assert answered(await batcher.submit(pixels_of([9]), Deadline.after(SOON))) == [9]
+        assert batcher._turns.seconds() == 0
+
+    run(test)
+
+
+def test_nobody_is_late_because_others_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "SHARE", 1e9)
+
+    async def test() -> None:
+        pace = Pace()
+        for _ in range(8):
+            pace.learn(4, SOON - 0.1)
+        engine = Engine()
+        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace=pace)
+        await asyncio.gather(*(batcher.submit(pixels_of([n]), Deadline.after(2 * SOON)) for n in range(1, 5)))
+        assert [len(batch) for batch in engine.batches] == [4]
+        assert answered(await batcher.submit(pixels_of([9]), Deadline.after(SOON))) == [9]
+
+    run(test)
