@@ -18,10 +18,11 @@ from serving.threads import cpu_limit
 from transformer.decode import decode
 
 BATCH = 8
+REST = 0.01  # seconds: what passes between two forwards when a server answers one request after the other
 
 
 def measure(model_dir: str, engine_name: str, pictures: Path, seconds: float) -> dict[str, Any]:
-    """One picture after the other, and full batches while the next one is decoded."""
+    """One picture after the other, the same with rests, and full batches while the next one is decoded."""
     engine = load_engine(PredictorSettings(model_dir=model_dir, engine=engine_name, device="cpu"))
     files = [path.read_bytes() for path in sorted(pictures.iterdir())]
 
@@ -30,7 +31,11 @@ def measure(model_dir: str, engine_name: str, pictures: Path, seconds: float) ->
 
     for batch in (1, BATCH):
         engine.predict(np.stack([read(number) for number in range(batch)]))
-    return {**_one_by_one(read, engine.predict, seconds / 2), **_batches(read, engine.predict, seconds / 2)}
+    return {
+        **_one_by_one(read, engine.predict, seconds / 2),
+        "rested_forward_ms": _rested(read(0)[None], engine.predict, seconds / 4),
+        **_batches(read, engine.predict, seconds / 2),
+    }
 
 
 def _one_by_one(
@@ -49,6 +54,17 @@ def _one_by_one(
     cpu = (time.process_time() - begin_cpu) / number
     decode_ms, forward_ms = (1000 * statistics.median(times) for times in (decodes, forwards))
     return {"decode_ms": decode_ms, "forward_ms": forward_ms, "core_ms_at_1": 1000 * cpu}
+
+
+def _rested(pixels: Pixels, predict: Callable[[Pixels], Prediction], seconds: float) -> float:
+    """What a forward takes, in milliseconds, when the processor had nothing to do before it."""
+    forwards, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        time.sleep(REST)
+        begin = time.perf_counter()
+        predict(pixels)
+        forwards.append(time.perf_counter() - begin)
+    return 1000 * statistics.median(forwards)
 
 
 def _batches(read: Callable[[int], Pixels], predict: Callable[[Pixels], Prediction], seconds: float) -> dict[str, Any]:
