@@ -64,24 +64,36 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 async def _offer_all(
     system: System, address: str, urls: Sequence[str], meter: Meter, seconds: float, keep: Callable[[Rates], None]
 ) -> Rates:
-    """The capacity, then each rate; `keep` is called after each, so that they outlive an interruption."""
+    """Each rate, and the capacity before each and after the last, as it changes with the machine's other work.
+
+    `keep` is called after each, so that they outlive an interruption.
+    """
     bodies = [system.body.replace("URL", url).encode() for url in urls]
     client = OpenLoop(address, [encode_post(address, system.route, "application/json", body) for body in bodies])
     await client.find_capacity(AT_ONCE, min(3.0, seconds))  # warms up
-    found = [_describe(1.0, await client.find_capacity(AT_ONCE, seconds), 0.0, 0.0, closed=True)]
-    keep(_compare_with_peak(found))
-    for factor in FACTORS:
+    found: list[dict[str, Any]] = []
+
+    async def find_capacity() -> float:
+        outcome = await client.find_capacity(AT_ONCE, seconds)
+        found.append(_describe(1.0, outcome, 0.0, 0.0, closed=True))
+        keep(_compare_with_peak(found))
         await asyncio.sleep(PAUSE)
+        return outcome.goodput
+
+    capacity = await find_capacity()
+    for factor in FACTORS:
         own, before = time.process_time(), meter.cpu_seconds()
-        outcome = await client.offer(factor * found[0]["answered"], seconds)
+        outcome = await client.offer(factor * capacity, seconds)
         own, used = time.process_time() - own, meter.cpu_seconds() - before
         found.append(_describe(factor, outcome, used, own))
-        keep(_compare_with_peak(found))
+        await asyncio.sleep(PAUSE)
+        capacity = await find_capacity()
     return _compare_with_peak(found)
 
 
 def _compare_with_peak(rates: Rates) -> Rates:
-    peak = max(rate["answered"] for rate in rates)
+    """The peak is the median of the capacities."""
+    peak = statistics.median(rate["answered"] for rate in rates if rate["closed_loop"])
     return [{**rate, "of_the_peak": rate["answered"] / peak} for rate in rates]
 
 
