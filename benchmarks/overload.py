@@ -73,19 +73,22 @@ async def _offer_all(
     await client.find_capacity(AT_ONCE, min(3.0, seconds))  # warms up
     found: list[dict[str, Any]] = []
 
+    def add(rate: dict[str, Any]) -> None:
+        found.append(rate)
+        keep(_compare_with_peak(found))
+
     async def find_capacity() -> float:
         outcome = await client.find_capacity(AT_ONCE, seconds)
-        found.append(_describe(1.0, outcome, 0.0, 0.0, closed=True))
-        keep(_compare_with_peak(found))
-        await asyncio.sleep(PAUSE)
+        add(_describe(1.0, outcome, 0.0, 0.0, closed=True))
         return outcome.goodput
 
     capacity = await find_capacity()
     for factor in FACTORS:
+        await asyncio.sleep(PAUSE)
         own, before = time.process_time(), meter.cpu_seconds()
         outcome = await client.offer(factor * capacity, seconds)
         own, used = time.process_time() - own, meter.cpu_seconds() - before
-        found.append(_describe(factor, outcome, used, own))
+        add(_describe(factor, outcome, used, own))
         await asyncio.sleep(PAUSE)
         capacity = await find_capacity()
     return _compare_with_peak(found)

@@ -1,10 +1,11 @@
-"""The micro-batcher: fires at once when idle, gathers while busy, drops what cannot be answered in time."""
+"""The micro-batcher: a lone request at once, gathers while busy, drops what cannot be answered in time."""
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class MicroBatcher:
         self._queued = 0  # pictures
         self._running: asyncio.Task[None] | None = None
         self._turns = Turns()
-        self._enough = asyncio.Event()  # are in the queue for the next batch
+        self._go = asyncio.Event()  # the next batch need not wait for more requests
         self._free_at = 0.0  # by time.monotonic(): when the engine should be done with its batch
 
     async def submit(self, pixels: Pixels, deadline: Deadline, record: Record = lambda *_: None) -> Prediction:
@@ -59,8 +60,8 @@ class MicroBatcher:
         work = Work(pixels, deadline, asyncio.get_running_loop().create_future())
         self._waiting.append(work)
         self._count(len(pixels))
-        if self._is_enough():
-            self._enough.set()
+        if self._is_enough() or deadline.remaining() < self._seconds(self._max_batch) + self._turns.seconds():
+            self._go.set()
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         try:
@@ -87,10 +88,9 @@ class MicroBatcher:
         if self._is_enough():
             return
         spare = min(work.deadline.remaining() for work in self._waiting) - self._seconds(self._max_batch)
-        seconds = min(self._turns.seconds(), spare)
-        if seconds > 0:
-            self._enough.clear()
-            self._turns.learn(await _is_set_within(seconds, self._enough))
+        if 0 < (seconds := self._turns.seconds()) <= spare:
+            self._go.clear()
+            self._turns.learn(came=await _wait(self._go, seconds))
 
     def _is_enough(self) -> bool:
         """Whether the next batch should not wait for more."""
@@ -181,10 +181,9 @@ class MicroBatcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:
-    try:
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it was set in that time."""
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-    except TimeoutError:
-        return False
-    return True
+    return event.is_set()

@@ -27,10 +27,10 @@ async def load_predictor(settings: PredictorSettings, model: PredictorModel, met
     thread = ThreadPoolExecutor(1, "engine")
     try:
         engine, origin = await asyncio.get_running_loop().run_in_executor(thread, _load_warm, settings)
+        model.take(engine, MicroBatcher(engine.predict, settings.max_batch, settings.max_queue, metrics, thread))
     except BaseException:
         thread.shutdown(wait=False)
         raise
-    model.take(engine, MicroBatcher(engine.predict, settings.max_batch, settings.max_queue, metrics, thread))
     metrics.model.info({"clip": engine.info.fingerprint, **origin})
     log("model loaded", clip=engine.info.fingerprint, classes=len(engine.classes), size=engine.size, dim=engine.dim)
 
@@ -66,7 +66,8 @@ def _load_torch(settings: PredictorSettings) -> tuple[Engine, Mapping[str, str]]
         )
     # How often a thread of OpenMP's looks for work before it sleeps: for 1 ms or so. By default it is some 15, which
     # are taken from the transformer beside it, whose turn is between the forwards.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if "OMP_WAIT_POLICY" not in os.environ:  # which it would outrank
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # Where torch.compile keeps its kernels, so that the next start need not make them again.
     kept = settings.cache or Path(tempfile.gettempdir(), f"doggos-{os.getuid()}")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract import Pixels, Prediction, PredictorInfo
-from predictor import turns
 from predictor.batching import MicroBatcher
 from predictor.pace import Pace
 from predictor.turns import Turns
@@ -345,9 +344,15 @@ def test_the_pace_lies_within_what_was_measured(
     assert pace.predict_queue(pictures, max_batch) <= pace.predict_queue(pictures + max_batch, max_batch)
 
 
-def test_halves_of_those_who_ask_again_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+class Patient(Turns):
+    """Would wait for nearly as long as a test may take, on any machine."""
+
+    def seconds(self) -> float:
+        return 0.9 * SOON
+
+
+def test_halves_of_those_who_ask_again_take_turns() -> None:
     """Eight callers, who come back one after the other: not one alone, and then seven."""
-    monkeypatch.setattr(turns, "SHARE", 1e6)  # as long as it takes on any machine
 
     async def test() -> None:
         asked, sizes = 48, []
@@ -356,11 +361,14 @@ def test_halves_of_those_who_ask_again_take_turns(monkeypatch: pytest.MonkeyPatc
             """Until the other half has asked again."""
             sizes.append(len(pixels))
             others = min(8 - len(pixels), asked - sum(sizes))
+            end = time.monotonic() + SOON / 4
             while batcher._queued < others:
+                assert time.monotonic() < end, sizes
                 time.sleep(0.001)
             return Engine().forward(pixels)
 
         batcher = MicroBatcher(forward, 8, 16, PredictorMetrics())
+        batcher._turns = Patient()
 
         async def keep_asking(number: int) -> None:
             for _ in range(asked // 8):
@@ -374,11 +382,10 @@ def test_halves_of_those_who_ask_again_take_turns(monkeypatch: pytest.MonkeyPatc
     run(test)
 
 
-def test_who_asks_alone_is_never_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "SHARE", 1e9)
-
+def test_who_asks_alone_is_never_kept_waiting() -> None:
     async def test() -> None:
         batcher, _ = open_batcher(Engine())
+        batcher._turns = Patient()
         for number in range(1, 5):
             assert answered(await batcher.submit(pixels_of([number]), Deadline.after(SOON))) == [number]
 
@@ -387,11 +394,9 @@ def test_who_asks_alone_is_never_kept_waiting(monkeypatch: pytest.MonkeyPatch) -
 
 def test_callers_who_do_not_come_back_are_not_waited_for_again() -> None:
     async def test() -> None:
-        engine = Engine()
-        batcher, _ = open_batcher(engine)
+        batcher, _ = open_batcher(Engine())
         batcher._turns = Turns(clock=lambda: 0.0)  # at once after the last batch, on any machine
-        asked = [asyncio.create_task(batcher.submit(pixels_of([n]), Deadline.after(SOON))) for n in range(1, 5)]
-        await asyncio.gather(*asked)
+        await asyncio.gather(*(batcher.submit(pixels_of([n]), Deadline.after(SOON)) for n in range(1, 5)))
         assert batcher._turns.seconds() > 0
         assert answered(await batcher.submit(pixels_of([9]), Deadline.after(SOON))) == [9]
         assert batcher._turns.seconds() == 0
@@ -399,17 +404,25 @@ def test_callers_who_do_not_come_back_are_not_waited_for_again() -> None:
     run(test)
 
 
-def test_nobody_is_late_because_others_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "SHARE", 1e9)
+@pytest.mark.parametrize("alone", [True, False])
+def test_nobody_is_late_because_others_are_waited_for(alone: bool) -> None:
+    """Neither who has little time, nor who waits already when someone with little time comes."""
 
     async def test() -> None:
         pace = Pace()
         for _ in range(8):
-            pace.learn(4, SOON - 0.1)
+            pace.learn(8, SOON / 8)
         engine = Engine()
-        batcher = MicroBatcher(engine.forward, 4, 8, PredictorMetrics(), pace=pace)
-        await asyncio.gather(*(batcher.submit(pixels_of([n]), Deadline.after(2 * SOON)) for n in range(1, 5)))
-        assert [len(batch) for batch in engine.batches] == [4]
-        assert answered(await batcher.submit(pixels_of([9]), Deadline.after(SOON))) == [9]
+        batcher = MicroBatcher(engine.forward, 8, 16, PredictorMetrics(), pace=pace)
+        batcher._turns = Patient()
+        await asyncio.gather(*(batcher.submit(pixels_of([n]), Deadline.after(2 * SOON)) for n in range(1, 9)))
+        assert [len(batch) for batch in engine.batches] == [8]
+        asked = [] if alone else [asyncio.create_task(batcher.submit(pixels_of([9]), Deadline.after(2 * SOON)))]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(engine.batches) == 1, "who has time waits for three others"
+        asked.append(asyncio.create_task(batcher.submit(pixels_of([10]), Deadline.after(SOON / 2))))
+        await asyncio.gather(*asked)
+        assert engine.batches[1:] == [[10] if alone else [9, 10]]
 
     run(test)
