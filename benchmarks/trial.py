@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from launch import StartError
 
 Round = dict[str, Any]
 WARM_UP = (8, 2.0)  # requests at a time, seconds: every size of a batch comes once
+SETTLING = 5.0  # seconds, at most
+QUIET = (0.3, 0.03)  # seconds, and of a core's seconds that a system without requests may use in them
 FAILURES = (
     Unavailable,
     StartError,
@@ -53,6 +56,16 @@ def picture_host(folder: Path) -> Iterator[PictureHost]:
     finally:
         process.kill()
         process.wait()
+
+
+def _settle(meter: Meter) -> None:
+    """Until what the load before left unanswered is done: it would count as the next one's."""
+    end = time.monotonic() + SETTLING
+    while time.monotonic() < end:
+        before = meter.cpu_seconds()
+        time.sleep(QUIET[0])
+        if meter.cpu_seconds() - before <= QUIET[1]:
+            return
 
 
 class Trial:
@@ -114,6 +127,7 @@ class Trial:
 
     def load(self, system: System, address: str, meter: Meter, host: PictureHost, level: int) -> Round:
         """Requests, and what they cost everybody."""
+        _settle(meter)
         meter.reset_peak()
         before, host_before = meter.cpu_seconds(), host.meter.cpu_seconds()
         load = system.load(address, host.urls, level, self._seconds(level))
