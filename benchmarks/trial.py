@@ -22,7 +22,8 @@ from launch import StartError
 Round = dict[str, Any]
 WARM_UP = (8, 2.0)  # requests at a time, seconds: every size of a batch comes once
 SETTLING = 5.0  # seconds, at most
-QUIET = (0.3, 0.03)  # seconds, and of a core's seconds that a system without requests may use in them
+LOOKING = 0.3  # seconds, in which
+QUIET = 0.03  # of a core's seconds are what a system without requests uses
 FAILURES = (
     Unavailable,
     StartError,
@@ -63,8 +64,8 @@ def _settle(meter: Meter) -> None:
     end = time.monotonic() + SETTLING
     while time.monotonic() < end:
         before = meter.cpu_seconds()
-        time.sleep(QUIET[0])
-        if meter.cpu_seconds() - before <= QUIET[1]:
+        time.sleep(LOOKING)
+        if meter.cpu_seconds() - before <= QUIET:
             return
 
 

@@ -77,9 +77,7 @@ class MicroBatcher:
             while self._waiting:
                 await self._gather()
                 if batch := self._take():
-                    begin = time.monotonic()
                     await self._answer(batch)
-                    self._turns.end(len(batch), len(self._waiting), time.monotonic() - begin)
         finally:
             self._running = None
 
@@ -158,6 +156,7 @@ class MicroBatcher:
             deliver(batch, prediction)
         finally:
             self._free_at = 0.0
+            self._turns.end(len(batch), len(self._waiting), time.monotonic() - begin)
 
     def _predict(self, batch: list[Work]) -> Prediction:
         pixels = batch[0].pixels if len(batch) == 1 else np.concatenate([work.pixels for work in batch])

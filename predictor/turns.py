@@ -11,8 +11,8 @@ class Turns:
     """Half of those who ask are computed while the other half is answered and asks again.
 
     Callers who wait for their answers come back at once, one after the other. If the first of them had a forward of its
-    own, eight would end as batches of one and of seven that take turns, and be answered less evenly. Waiting that was
-    in vain is not tried again for a while, longer each time. Whoever asks alone is never kept waiting.
+    own, eight would end as batches of one and of seven that take turns. Waiting that was in vain is not tried again for
+    a while, longer each time. Whoever asks alone is never kept waiting.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
