@@ -2,14 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.call import REQUEST_ID, Call
-from serving.errors import NotReady, QueueFull, ServiceError
+from serving.errors import NotReady
 from serving.held import ByteBudget
 from serving.logs import log, log_exception
 from serving.metrics import Metrics
@@ -21,22 +20,10 @@ MAX_PATH = 200
 
 
 class AccessLayer:
-    """ASGI middleware; routes find their `Call` in `request.state.call`, and in `share` what it holds of `held`.
+    """ASGI middleware; routes find their `Call` in `request.state.call`, and in `share` what it holds of `held`."""
 
-    While `check_room` raises QueueFull, that is the answer.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        metrics: Metrics,
-        budget: float,
-        tracer: Tracer,
-        held: ByteBudget,
-        check_room: Callable[[], None],
-    ) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, budget: float, tracer: Tracer, held: ByteBudget) -> None:
         self._app, self._metrics, self._budget, self._tracer, self._held = app, metrics, budget, tracer, held
-        self._check_room = check_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,28 +34,18 @@ class AccessLayer:
             scope = {**scope, "method": "GET"}
         # A load takes seconds and is no work that more replicas would share.
         if scope["method"] == "GET" or scope["path"].startswith("/v2/repository/"):
-            await self._answer(self._app, scope, receive, send, call)
+            await self._answer(scope, receive, send, call)
             return
         call = self._tracer.begin(call, "http")
         with self._metrics.in_flight.track():
             begin = time.perf_counter()
-            code = await self._answer(self._admit(), scope, receive, send, call)
+            code = await self._answer(scope, receive, send, call)
         seconds = time.perf_counter() - begin
         self._metrics.count("http", code, call.stages, seconds)
         call.span.end(f"{scope['method']} {_route(scope)}".strip(), code)
         log_call(call, "http", scope["path"], code, seconds)
 
-    def _admit(self) -> ASGIApp:
-        """The routes, or a refusal without them: where most is refused, it must cost little."""
-        try:
-            self._check_room()
-        except QueueFull as error:
-            return service_error_response(error.without_frames())
-        except ServiceError:  # is for the routes to say
-            pass
-        return self._app
-
-    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, call: Call) -> int:
         code = 0
 
         async def send_with_id(message: Message) -> None:
@@ -82,7 +59,7 @@ class AccessLayer:
         scope.setdefault("state", {}).update(call=call, share=share)
         try:
             with share:
-                await app(scope, receive, send_with_id)
+                await self._app(scope, receive, send_with_id)
         except Exception as error:
             log_exception("unexpected error", error, request_id=call.request_id)
             if code == 0:

@@ -82,7 +82,7 @@ class V2Model(Model, Generic[Loaded]):  # type: ignore[misc]
         return specs
 
     def check_room(self) -> None:
-        """Raise QueueFull where it is known, before a request is parsed, that it will find a queue full."""
+        """Raise QueueFull where it is known, before a request's body is parsed, that it will find a queue full."""
 
     def check_loaded(self) -> None:
         """Raise NotReady until the artefacts are loaded."""

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from serving.access import AccessLayer
 from serving.body import read_body, run_for_caller
 from serving.docs_routes import docs_routes
+from serving.door import Door
 from serving.errors import ServiceError
 from serving.held import ByteBudget
 from serving.metrics import Metrics
@@ -65,14 +66,8 @@ def build_app(
     _add_kserve_routes(app, model)
     for kind, handler in _error_handlers().items():
         app.add_exception_handler(kind, handler)
-    app.add_middleware(
-        AccessLayer,
-        metrics=metrics,
-        budget=settings.request_timeout,
-        tracer=tracer,
-        held=held,
-        check_room=model.check_room,
-    )
+    app.add_middleware(Door, model=model)
+    app.add_middleware(AccessLayer, metrics=metrics, budget=settings.request_timeout, tracer=tracer, held=held)
     return app
 
 
@@ -93,6 +88,7 @@ def _v2_routes(model: V2Model[Any], max_body: int) -> APIRouter:
         check_name(model, model_name)
         model.check_loaded()
         body = await read_body(request, max_body)
+        model.check_room()
         decoded, binary = decode_request(body, request.headers.get(HEADER_LENGTH), model.max_values)
         del body  # what was read from it is enough for the time that the answer takes
         answer = await run_for_caller(request, model.infer(decoded, request.state.call))

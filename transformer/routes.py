@@ -37,6 +37,7 @@ def predict_routes(model: TransformerModel, max_body: int, max_pictures: int, ur
     async def predict(request: Request) -> Response:
         model.check_loaded()
         body = await read_body(request, max_body)
+        model.check_room()
         query = await read_request(request.headers, request.query_params, body)
         del body
         answer = await run_for_caller(request, model.answer([query], request.state.call))
@@ -46,6 +47,7 @@ def predict_routes(model: TransformerModel, max_body: int, max_pictures: int, ur
         check_name(model, model_name)
         model.check_loaded()
         body = await read_body(request, max_body)
+        model.check_room()
         queries = read_instances(parse_json(body), max_pictures)
         del body
         answer = await run_for_caller(request, model.answer(queries, request.state.call))
