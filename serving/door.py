@@ -1,5 +1,7 @@
 """Refuses inference requests while a queue is full, without the routes: where most is refused, it must cost little."""
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -26,7 +28,7 @@ class Door:
             try:
                 self._model.check_room()
             except QueueFull as error:
-                await _read_to_end(receive)
+                await _read_to_end(receive, scope["state"]["call"].deadline.remaining())
                 await service_error_response(error)(scope, receive, send)
                 return
             except NotReady:  # is for the routes to say
@@ -41,7 +43,9 @@ class Door:
         return length.isdecimal() and int(length) <= MOST_BYTES
 
 
-async def _read_to_end(receive: Receive) -> None:
+async def _read_to_end(receive: Receive, seconds: float) -> None:
     """A connection that is closed before its caller has sent all may be reset, and the answer lost."""
-    while (message := await receive())["type"] == "http.request" and message.get("more_body"):
-        pass
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+                pass

@@ -118,9 +118,9 @@ class ExactIndex:
     def _multiply(self, first: int, last: int, query: Floats) -> Floats:
         """Similarities of the rows in a slice. BLAS knows no float16: such rows are widened while they are in cache."""
         if self._matrix.dtype != np.float16:
-            return _multiply(self._matrix[first:last], query)
+            return _multiply_rows(self._matrix[first:last], query)
         blocks = [self._matrix[row : min(row + _ROW_BLOCK, last)] for row in range(first, last, _ROW_BLOCK)]
-        return np.concatenate([_multiply(block.astype(np.float32), query) for block in blocks])
+        return np.concatenate([_multiply_rows(block.astype(np.float32), query) for block in blocks])
 
     def _match(self, position: int, similarity: float) -> Match:
         code = bisect_right(self._bounds, position) - 1
@@ -150,7 +150,7 @@ def _normalise_and_round(vectors: Floats) -> NDArray[np.float16]:
     return _normalise(vectors).astype(np.float16)
 
 
-def _multiply(rows: Floats, query: Floats) -> Floats:
+def _multiply_rows(rows: Floats, query: Floats) -> Floats:
     """[N, D] by [D], with BLAS's product of two vectors once a row: on AMD that of a matrix and a vector is slower."""
     products: Floats = np.vecdot(rows, query)
     return products

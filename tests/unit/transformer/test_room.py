@@ -59,11 +59,29 @@ def test_a_malformed_body_is_not_even_seen_over_rest(route: str, repository: Rep
 
     async def ask() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
-            return await client.post(route, content=MALFORMED, headers={"content-type": "application/json"})
+            # Compressed: the routes would say 415.
+            headers = {"content-type": "application/json", "content-encoding": "gzip"}
+            return await client.post(route, content=MALFORMED, headers=headers)
 
     answer = asyncio.run(ask())
     assert (answer.status_code, answer.json()) == (429, {"error": "more is asked than can be answered in time"})
     assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_body_that_does_not_come_is_waited_for_as_long_as_a_request_may_take(repository: Repository) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers, state = [(b"content-length", b"2")], {"call": Call(Deadline.after(0.01))}
+    scope = {"type": "http", "method": "POST", "path": "/predict/", "headers": headers, "state": state}
+    asyncio.run(asyncio.wait_for(Door(never, repository.model)(scope, receive, send), 10))
+    assert sent[0]["status"] == 429
 
 
 async def never(*_: Any) -> None:
@@ -83,7 +101,8 @@ def ask_door(repository: Repository, method: str, path: str, length: str) -> lis
         sent.append(message)
 
     headers = [(b"content-length", length.encode())] if length else []
-    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    state = {"call": Call(Deadline.after(10))}
+    scope = {"type": "http", "method": method, "path": path, "headers": headers, "state": state}
     asyncio.run(Door(never, repository.model)(scope, receive, send))
     return sent
 
