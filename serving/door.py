@@ -19,9 +19,7 @@ class Door:
     """ASGI middleware, inside the access layer."""
 
     def __init__(self, app: ASGIApp, model: V2Model[Any]) -> None:
-        self._app, self._model = app, model
-        # All that the model answers under, as its routes have it: /predict/ is the transformer's.
-        self._paths = {"/predict", "/predict/", f"/v1/models/{model.name}:predict", f"/v2/models/{model.name}/infer"}
+        self._app, self._model, self._paths = app, model, model.inference_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._is_guarded(scope):

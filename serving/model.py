@@ -81,6 +81,11 @@ class V2Model(Model, Generic[Loaded]):  # type: ignore[misc]
         self.check_loaded()
         return specs
 
+    @property
+    def inference_paths(self) -> frozenset[str]:
+        """Where it is asked over HTTP."""
+        return frozenset({f"/v2/models/{self.name}/infer"})
+
     def check_room(self) -> None:
         """Raise QueueFull where it is known, before a request's body is parsed, that it will find a queue full."""
 

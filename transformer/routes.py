@@ -19,7 +19,7 @@ from serving.responses import json_response
 from serving.rest_codec import parse_json
 from transformer.answer import Answer, Picture, Query
 from transformer.search import Match
-from transformer.server import TransformerModel, read_k_n
+from transformer.server import PREDICT_PATHS, TransformerModel, read_k_n
 
 # The Ray application reads any body as JSON; curl -d and requests without a type are served here too.
 _JSON_TYPES = ("", "application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")
@@ -56,7 +56,7 @@ def predict_routes(model: TransformerModel, max_body: int, max_pictures: int, ur
     async def refuse_get(model_name: str) -> None:  # which KServe's route of a model's state would take otherwise
         raise HTTPException(405, headers={"Allow": "POST"})
 
-    for path in ("/predict/", "/predict"):
+    for path in PREDICT_PATHS:
         router.add_api_route(path, predict, methods=["POST"])
     router.add_api_route("/v1/models/{model_name}:predict", predict_v1, methods=["POST"])
     router.add_api_route("/v1/models/{model_name}:predict", refuse_get, methods=["GET"])

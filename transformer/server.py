@@ -17,6 +17,7 @@ from transformer.answer import Answer, Picture, Query
 from transformer.pipeline import Pipeline
 
 MAX_MATCHES = 100
+PREDICT_PATHS = ("/predict/", "/predict")
 OUTPUTS = (
     "classes", "probabilities", "embedding", "match_class", "match_path", "match_similarity", "match_count", "error",
 )  # fmt: skip
@@ -40,6 +41,10 @@ class TransformerModel(V2Model[Loaded]):
     def take(self, pipeline: Pipeline, classes: int, close: Closer) -> None:
         """Serve this pipeline from now on, and `close` what it works with when another one has taken its place."""
         self.slot.put(Loaded(pipeline, classes), close)
+
+    @property
+    def inference_paths(self) -> frozenset[str]:
+        return super().inference_paths.union(PREDICT_PATHS, {f"/v1/models/{self.name}:predict"})
 
     def check_room(self) -> None:
         with self.slot.use() as loaded:

@@ -52,16 +52,24 @@ def repository() -> Repository:
 
 
 @pytest.mark.parametrize("route", ["/predict/", "/v1/models/doggos:predict", "/v2/models/doggos/infer"])
-def test_a_malformed_body_is_not_even_seen_over_rest(route: str, repository: Repository) -> None:
-    routes = predict_routes(cast(TransformerModel, repository.model), 1000, 32, "")
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (MALFORMED, {"content-encoding": "gzip"}),  # the routes would say 415
+        (MALFORMED * (MOST_BYTES + 1), {}),
+    ],
+    ids=["at the door", "by the routes"],
+)
+def test_a_malformed_body_is_not_even_seen_over_rest(
+    body: bytes, headers: dict[str, str], route: str, repository: Repository
+) -> None:
+    routes = predict_routes(cast(TransformerModel, repository.model), 10**6, 32, "")
     settings = ServerSettings()
     app = build_app(repository, TransformerMetrics(), settings, {}, TRACER, ByteBudget(10**6), routes)
 
     async def ask() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
-            # Compressed: the routes would say 415.
-            headers = {"content-type": "application/json", "content-encoding": "gzip"}
-            return await client.post(route, content=MALFORMED, headers=headers)
+            return await client.post(route, content=body, headers={"content-type": "application/json", **headers})
 
     answer = asyncio.run(ask())
     assert (answer.status_code, answer.json()) == (429, {"error": "more is asked than can be answered in time"})
