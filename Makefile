@@ -116,7 +116,7 @@ artefacts:  ## copy the folders MODEL= and INDEX= into the claim doggos-artefact
 deploy: setup  ## install or upgrade a release, roll it back when it fails (RELEASE=, NAMESPACE=, DEPLOY_FLAGS=)
 	$(BIN)/python -m deploy $(RELEASE) --namespace $(NAMESPACE) $(DEPLOY_FLAGS)
 
-COMPILE := uv pip compile --quiet --native-tls --python-version 3.11 --no-header --no-annotate
+COMPILE := uv pip compile --quiet --native-tls --python-version 3.11 --no-header --no-annotate --no-strip-markers
 # torch pins its own exact versions of these, and a wheel of another index needs others or none.
 OF_TORCH := triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
 	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \

@@ -48,7 +48,7 @@ def read_pictures(location: str, image_root: str, size: int, *, exif_orientation
 
 
 class _Reader:
-    """What Hugging Face's processor makes of a picture before it normalises, which is what is served."""
+    """What Hugging Face's processor makes of a picture before it normalises: what is served, but for some rounding."""
 
     def __init__(self, size: int, exif_orientation: bool) -> None:
         crop = {"height": size, "width": size}

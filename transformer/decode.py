@@ -23,7 +23,8 @@ from serving.errors import InvalidRequest, ServiceError, TooLarge
 from transformer.bombs import Pieces, refuse_bombs
 from transformer.decode_cost import bytes_needed, is_in_scans
 from transformer.limits import MAX_PIXELS
-from transformer.resize import BICUBIC, resize_and_crop, resized
+from transformer.resample import Box
+from transformer.resize import resize_and_crop, resize_box, resized
 
 # Named one by one, because Pillow would otherwise import every plugin it has at the first picture. MPO is in JPEG's.
 _FORMATS = tuple(
@@ -74,8 +75,9 @@ def decode(
 ) -> Pixels:
     """Decode, turn, convert to RGB, resize the short side to `size` (bicubic) and crop the centre.
 
-    Returns [size, size, 3] uint8: bit for bit what Hugging Face's CLIPImageProcessorPil makes of Pillow's RGB picture,
-    except that a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves its short side at least 3 x `size`.
+    Returns [size, size, 3] uint8: what Hugging Face's CLIPImageProcessorPil makes of Pillow's RGB picture, but for one
+    value in 200, which differs by 1 (rarely 2); and a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves its short
+    side at least 3 x `size`.
     Raises InvalidRequest for what cannot be decoded, TooLarge for more than `max_pixels`, and MemoryNeeded, before
     it begins, for what takes more than `room` bytes.
     """
@@ -155,7 +157,7 @@ def _prepare(image: Image.Image, data: bytes, size: int, exif_orientation: bool,
         image = image.convert("RGB")
     if box and image.size != whole:
         # The last column and row of a draft are only partly picture, which the box says. Turned when it is small.
-        image = image.resize(resized(whole, size), BICUBIC, box=box)
+        image = resize_box(image, resized(whole, size), Box(0, 0, *box[2:]))
     if turn is not None:
         image = image.transpose(turn)
     return resize_and_crop(image, size)

@@ -1,15 +1,12 @@
-"""Resize a picture's short side and crop its centre, bit for bit as Hugging Face and Pillow do it."""
+"""Resize a picture's short side and crop its centre, as Hugging Face does; values differ from Pillow's by at most 2."""
+
+import math
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from contract import Pixels
-
-BICUBIC = Image.Resampling.BICUBIC
-
-_LONG = 4  # times the short side: longer pictures are resized only where the crop is
-_ONE = 1 << 22  # Pillow's weights are integers in units of 1 / 2^22
+from transformer.resample import Box, resample
 
 
 def resized(whole: tuple[int, int], size: int) -> tuple[int, int]:
@@ -19,57 +16,35 @@ def resized(whole: tuple[int, int], size: int) -> tuple[int, int]:
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Pixels:
-    """An RGB picture to [size, size, 3]."""
+    """An RGB picture to [size, size, 3], in time and memory that do not grow with the length of a long one."""
     width, height = resized(image.size, size)
-    if max(width, height) > _LONG * size:
-        return _resize_long(image, size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.array(image.resize((width, height), BICUBIC).crop((left, top, left + size, top + size)))
+    across, down = image.width / width, image.height / height  # pixels of the picture for one of the result
+    box = Box((width - size) // 2 * across, (height - size) // 2 * down, size * across, size * down)
+    return np.array(resize_box(image, (size, size), box))
 
 
-def _resize_long(image: Image.Image, size: int) -> Pixels:
-    """The same for a long picture, in time and memory that do not grow with its length.
+def resize_box(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
+    """What is in `box` of an RGB picture, to `size`: one side after the other, with 8 bits in between, as Pillow."""
+    first, last = _find_rows(image, size[1], box)
+    if _is_vertical_first(image, size, box):
+        image = image.crop((0, first, image.width, last))
+        image = resample(image, (image.width, size[1]), Box(0, box.top - first, image.width, box.height))
+        return resample(image, size, Box(box.left, 0, box.width, size[1]))
+    image = resample(image, (size[0], last - first), Box(box.left, first, box.width, last - first))
+    return resample(image, size, Box(0, box.top - first, size[0], box.height))
 
-    `Image.resize(box=...)` would do, but it takes the box as float32 and so gives slightly other pixels. Pillow resizes
-    one side at a time, with 8 bits in between; here it does the short side, and `_resize_lines` the long side. The
-    order is Pillow's: the long side first, unless the picture is upright and grows.
+
+def _is_vertical_first(image: Image.Image, size: tuple[int, int], box: Box) -> bool:
+    """Whether Pillow 13 would do columns before rows when it resizes all of the picture."""
+    narrower = image.width - round(image.width * size[0] / box.width)
+    lower = image.height - round(image.height * size[1] / box.height)
+    return lower > max(0, 2 * narrower)
+
+
+def _find_rows(image: Image.Image, height: int, box: Box) -> tuple[int, int]:
+    """The first row that counts in `box` when that gets `height`, and past the last.
+
+    The filter looks 2 rows to each side, of the source when enlarging and of the result when reducing.
     """
-    upright = image.height > image.width
-    short, long = sorted(image.size)
-    starts, weights = _weights(long, resized(image.size, size)[upright], size)
-    first, last = int(starts[0]), int(starts[-1]) + weights.shape[1]
-    image = image.crop((0, first, short, last) if upright else (first, 0, last, short))
-    if upright and short < size:
-        image = image.resize((size, last - first), BICUBIC)
-    lines = np.asarray(image) if upright else np.asarray(image).swapaxes(0, 1)  # [last - first, short, 3]
-    lines = _resize_lines(lines, starts - first, weights)  # [size, short, 3]
-    image = Image.fromarray(lines if upright else np.ascontiguousarray(lines.swapaxes(0, 1)))
-    return np.array(image.resize((size, size), BICUBIC))
-
-
-def _weights(long: int, long_resized: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """For each of the `size` lines in the centre of `long_resized`: where its source lines start, and their weights.
-
-    [size] and [size, taps], the weights being whole numbers; the operations are those of `precompute_coeffs` and
-    `normalize_coeffs_8bpc` in Pillow's Resample.c, in the same order.
-    """
-    scale = long / long_resized
-    stretch = max(scale, 1.0)
-    centres = ((long_resized - size) // 2 + np.arange(size) + 0.5) * scale
-    starts = (centres - 2 * stretch + 0.5).astype(np.intp)
-    taps = np.arange(int(4 * stretch) + 2)  # 2 source lines to each side when enlarging; past them the weight is 0
-    x = np.abs((taps + starts[:, None] - centres[:, None] + 0.5) * (1 / stretch))
-    near, far = ((1.5 * x) - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
-    weights = np.where(x < 1, near, np.where(x < 2, far, 0.0))
-    weights /= np.cumsum(weights, axis=1)[:, -1:]  # cumsum adds one by one, as Pillow does
-    return starts, np.trunc(weights * _ONE + np.copysign(0.5, weights))
-
-
-def _resize_lines(lines: Pixels, starts: NDArray[np.intp], weights: NDArray[np.float64]) -> Pixels:
-    """Weighted sums of lines [n, m, 3] -> [size, m, 3]; in float64, where such sums of whole numbers are exact."""
-    flat = np.ascontiguousarray(lines).reshape(len(lines), -1)
-    result = np.empty((len(starts), flat.shape[1]), np.uint8)
-    for i, start in enumerate(starts):
-        sums = weights[i] @ flat[start : start + weights.shape[1]].astype(np.float64)
-        result[i] = np.clip(np.floor(sums / _ONE + 0.5), 0, 255)
-    return result.reshape(len(starts), *lines.shape[1:])
+    taps = 2 * max(box.height / height, 1.0)
+    return max(0, math.floor(box.top - taps)), min(image.height, math.ceil(box.top + box.height + taps))

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,9 +11,13 @@ from numpy.typing import NDArray
 from contract import ClipMark, Floats
 from embeddings import Embeddings, read_embeddings
 from serving.errors import ArtefactError, ServiceError
+from serving.threads import cpu_limit
 
 _ROW_BLOCK = 512  # of float16, widened at a time
 FEW_NUMBERS = 2**19  # multiplied in 0.1 ms, or three times that after a forward, when nothing is in the caches
+
+
+Rows = tuple[int, int]  # the first and past the last
 
 
 class Match(NamedTuple):
@@ -67,6 +72,8 @@ class ExactIndex:
         # |computed - exact| of a float32 dot product of D terms and of unit vectors is at most D * 2^-24 (Higham, 3.1),
         # here doubled for the rounding of the vectors themselves, and again because two products are compared.
         self._margin = np.float32(4 * self.dim * 2.0**-24)
+        self._cores = cpu_limit()
+        self._threads = ThreadPoolExecutor(self._cores, "search part")  # which begin with the first long search
 
     def pick(self, count: int) -> list[tuple[str, str]]:
         """Class and path of up to `count` pictures, of classes that are spread over all of them."""
@@ -75,8 +82,7 @@ class ExactIndex:
 
     def is_quick(self, classes: Sequence[str]) -> bool:
         """Whether a search in `classes` is so short that the event loop may do it."""
-        rows = sum(last - first for first, last in self._slices(classes))
-        return self._matrix.dtype == np.float32 and rows * self.dim <= FEW_NUMBERS
+        return self._is_short(self._slices(classes))
 
     def search(self, embedding: Floats, classes: Sequence[str], n: int) -> list[Match]:
         """The `n` rows of `classes` most similar to `embedding` [D], best first; fewer when there are fewer rows.
@@ -94,9 +100,13 @@ class ExactIndex:
         best = np.lexsort((self._order[positions], -scores))[:n]
         return [self._match(int(positions[i]), float(scores[i])) for i in best]
 
-    def _slices(self, classes: Sequence[str]) -> list[tuple[int, int]]:
-        """Where the rows of `classes` are, neighbours merged: [(first, past last)]."""
-        slices: list[tuple[int, int]] = []
+    def _is_short(self, slices: list[Rows]) -> bool:
+        rows = sum(last - first for first, last in slices)
+        return self._matrix.dtype == np.float32 and rows * self.dim <= FEW_NUMBERS
+
+    def _slices(self, classes: Sequence[str]) -> list[Rows]:
+        """Where the rows of `classes` are, neighbours merged."""
+        slices: list[Rows] = []
         for code in sorted({self._code_of[label] for label in classes if label in self._code_of}):
             first, last = self._bounds[code], self._bounds[code + 1]
             if slices and slices[-1][1] == first:
@@ -105,15 +115,26 @@ class ExactIndex:
                 slices.append((first, last))
         return slices
 
-    def _candidates(self, query: Floats, slices: list[tuple[int, int]], n: int) -> NDArray[np.intp]:
+    def _candidates(self, query: Floats, slices: list[Rows], n: int) -> NDArray[np.intp]:
         """Positions of all rows that may be among the best `n`: a few more than `n`."""
-        positions: NDArray[np.intp] = np.concatenate([np.arange(first, last) for first, last in slices])
-        scores = np.concatenate([self._multiply(first, last, query) for first, last in slices])
+        if self._is_short(slices):
+            return self._choose(*self._score(slices, query), n)[0]
+        parts = cut(slices, self._cores)
+        chosen = self._threads.map(lambda part: self._choose(*self._score(part, query), n), parts)
+        positions, scores = (np.concatenate(arrays) for arrays in zip(*chosen, strict=True))
+        return self._choose(positions, scores, n)[0]
+
+    def _score(self, slices: list[Rows], query: Floats) -> tuple[NDArray[np.intp], Floats]:
+        """Positions of all rows in `slices` and their similarities."""
+        positions = np.concatenate([np.arange(first, last) for first, last in slices])
+        return positions, np.concatenate([self._multiply(first, last, query) for first, last in slices])
+
+    def _choose(self, positions: NDArray[np.intp], scores: Floats, n: int) -> tuple[NDArray[np.intp], Floats]:
+        """Those that may be among the best `n`."""
         if len(scores) <= n:
-            return positions
-        least = np.partition(scores, -n)[-n] - self._margin
-        close: NDArray[np.intp] = positions[scores >= least]
-        return close
+            return positions, scores
+        close = scores >= np.partition(scores, -n)[-n] - self._margin
+        return positions[close], scores[close]
 
     def _multiply(self, first: int, last: int, query: Floats) -> Floats:
         """Similarities of the rows in a slice. BLAS knows no float16: such rows are widened while they are in cache."""
@@ -137,6 +158,22 @@ def load_index(location: str, *, allow_unmarked: bool = False, dtype: str = "flo
     if embeddings.mark is None and not allow_unmarked:
         raise ArtefactError("the index does not say which CLIP made it; pass --allow_unmarked on to take it")
     return ExactIndex(embeddings)
+
+
+def cut(slices: Sequence[Rows], parts: int) -> list[list[Rows]]:
+    """The same rows in up to `parts` lists, of as many rows each as can be."""
+    most = -(-sum(last - first for first, last in slices) // parts)
+    lists: list[list[Rows]] = [[]]
+    room = most
+    for first, last in slices:
+        while first < last:
+            if not room:
+                lists.append([])
+                room = most
+            end = min(last, first + room)
+            lists[-1].append((first, end))
+            first, room = end, room - (end - first)
+    return lists
 
 
 def _normalise(vectors: Floats) -> Floats:

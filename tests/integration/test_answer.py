@@ -56,16 +56,32 @@ def expected(service: Service, data: bytes, k: int, n: int) -> dict[str, Any]:
     return reference_answer(workshop.model / "clip", workshop.model / "head", workshop.index, data, k, n, exif=True)
 
 
-def assert_same(answer: dict[str, Any], reference: dict[str, Any]) -> None:
+def decoded_as_png(data: bytes) -> bytes:
+    """Our pixels, which the reference need not resize."""
+    return encode(Image.fromarray(decode(data, 224, exif_orientation=True)), "PNG")
+
+
+def assert_answers(service: Service, data: bytes, answer: dict[str, Any], k: int, n: int) -> None:
+    """As the reference does, to the last digits with our pixels, and near to it with Hugging Face's own.
+
+    With ours resized by Pillow (`transformer.resample`) the second comparison holds to the last digits, too.
+    """
+    assert_same(answer, expected(service, decoded_as_png(data), k, n), 1e-4, 1e-5, 1e-6)
+    assert_same(answer, expected(service, data, k, n), 1e-3, 5e-4, 5e-4)
+
+
+def assert_same(
+    answer: dict[str, Any], reference: dict[str, Any], probability: float, similarity: float, tie: float
+) -> None:
+    """Within these distances; matches that are less than `tie` apart may change places."""
     ours, theirs = answer["probabilities"], reference["probabilities"]
     assert list(ours) == list(theirs)
-    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=1e-4)
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=probability)
     assert _order(ours) == _order(theirs)
     assert len(answer["top_matches"]) == len(reference["top_matches"])
     for got, want in zip(answer["top_matches"], reference["top_matches"], strict=True):
-        assert got["similarity"] == pytest.approx(want["similarity"], abs=1e-5)
-        # float32 against float64: rows closer than that may change places
-        alike = [m["path"] for m in reference["top_matches"] if abs(m["similarity"] - want["similarity"]) < 1e-6]
+        assert got["similarity"] == pytest.approx(want["similarity"], abs=similarity)
+        alike = [m["path"] for m in reference["top_matches"] if abs(m["similarity"] - want["similarity"]) < tie]
         assert got["path"] in alike
 
 
@@ -84,7 +100,7 @@ def test_every_kind_of_picture(service: Service, kind: str) -> None:
         timeout=60,
     )
     assert answer.status_code == 200, answer.text
-    assert_same(answer.json(), expected(service, data, 3, 7))
+    assert_answers(service, data, answer.json(), 3, 7)
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 5), (4, 5), (16, 60)])
@@ -92,22 +108,28 @@ def test_held_out_pictures_by_url(service: Service, k: int, n: int) -> None:
     for path in service.held_out[::6]:
         request = {"url": service.picture_url(path), "k": k, "n": n}
         answer = httpx.post(f"{service.url}/predict/", json=request, timeout=60)
-        assert_same(answer.json(), expected(service, path.read_bytes(), k, n))
+        assert_answers(service, path.read_bytes(), answer.json(), k, n)
 
 
-def test_faster_decoding_of_large_photographs_hardly_moves_the_embedding(service: Service) -> None:
-    """At most 1 % of the median distance between pictures, after the mean of all embeddings is taken away."""
+@pytest.mark.parametrize(
+    ("size", "most"),
+    [((4000, 3000), 0.01), *(((width, height), 0.001) for width, height in [(1920, 1080), (500, 375), (150, 100)])],
+)
+def test_faster_decoding_hardly_moves_the_embedding(service: Service, size: tuple[int, int], most: float) -> None:
+    """At most 1 % of the median distance between pictures, after the mean of all embeddings is taken away.
+
+    What is not large is moved by a tenth of that.
+    """
     from predictor.model import load_engine
 
     engine = load_engine(service.workshop.model, allow_unmarked=False, threads=None)
-    large = [encode(draw(4000, 3000, seed), "JPEG", quality=90) for seed in range(6)]
-    ours = np.stack([decode(data, 224, exif_orientation=True) for data in large])
-    exact = np.stack([reference_pixels(data, 224, exif=True) for data in large])
-    assert (ours != exact).any(), "these pictures are large enough for the faster way"
+    pictures = [encode(draw(*size, seed), "JPEG", quality=90) for seed in range(6)]
+    ours = np.stack([decode(data, 224, exif_orientation=True) for data in pictures])
+    exact = np.stack([reference_pixels(data, 224, exif=True) for data in pictures])
     moved = engine.predict(ours).embedding - (kept := engine.predict(exact).embedding)
     centred = kept - kept.mean(axis=0)
     distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(centred, 2)]
-    assert np.linalg.norm(moved, axis=1).max() <= 0.01 * np.median(distances)
+    assert np.linalg.norm(moved, axis=1).max() <= most * np.median(distances)
 
 
 def test_the_embedding_is_hugging_faces(service: Service) -> None:
@@ -115,6 +137,6 @@ def test_the_embedding_is_hugging_faces(service: Service) -> None:
     body = {"outputs": [{"name": "embedding"}], "inputs": [{"name": "url", "shape": [1], "datatype": "BYTES"}]}
     body["inputs"][0]["data"] = [service.picture_url(service.held_out[5])]  # type: ignore[assignment]
     answer = httpx.post(f"{service.url}/v2/models/doggos/infer", json=body, timeout=60).json()
-    embedding = reference_embedding(service.workshop.model / "clip", data, exif=True)
+    embedding = reference_embedding(service.workshop.model / "clip", decoded_as_png(data), exif=True)
     np.testing.assert_allclose(answer["outputs"][0]["data"], embedding, atol=1e-4)
     assert abs(float(np.linalg.norm(embedding)) - 1) > 0.01, "not L2-normalised"

@@ -169,13 +169,19 @@ def test_pictures_are_read_as_they_are_served(workshop: Workshop, few: Path, tmp
     finally:
         (few / "damaged.jpg").unlink()
     paths = sorted(path.relative_to(few).as_posix() for path in few.rglob("*.jpg") if path.stat().st_size)
-    expected = {decode((few / p).read_bytes(), 224, exif_orientation=True).tobytes() for p in paths}
-    parts = [{one.tobytes() for one in part} for part in (found.calibration, found.held_out)]
-    assert parts[0] | parts[1] == expected and not parts[0] & parts[1]
+    served = [decode((few / path).read_bytes(), 224, exif_orientation=True) for path in paths]
+
+    def find(one: Pixels) -> int:
+        """Which of the pictures it is, as the transformer decodes it: nearly to the last bit."""
+        (number,) = (i for i, other in enumerate(served) if np.abs(one.astype(int) - other).max() <= 2)
+        return number
+
+    parts = [{find(one) for one in part} for part in (found.calibration, found.held_out)]
+    assert parts[0] | parts[1] == set(range(len(paths))) and not parts[0] & parts[1]
 
     csv.write_csv(pa.table({"class": ["x"] * len(paths), "path": paths}), tmp_path / "list.csv")
     listed = read_pictures(str(tmp_path / "list.csv"), str(few), 224, exif_orientation=True, threads=2)
-    assert {one.tobytes() for part in (listed.calibration, listed.held_out) for one in part} == expected
+    assert {find(one) for part in (listed.calibration, listed.held_out) for one in part} == set(range(len(paths)))
     indexed = read_pictures(str(workshop.index), str(workshop.images), 224, exif_orientation=True, threads=2)
     assert len(indexed.calibration) + len(indexed.held_out) == len(read_embeddings(str(workshop.index)).paths)
 

@@ -18,6 +18,7 @@ from contract import Pixels
 from serving.errors import InvalidRequest, ServiceError, TooLarge
 from tests.pictures import draw, draw_noise, encode, hostile_files, odd_pictures, split_png, turned
 from tests.reference import reference_pixels
+from transformer import resample
 from transformer.decode import decode
 
 # Under pytest Pillow's warnings are shown; that they are not otherwise is tested in a process of its own.
@@ -34,19 +35,34 @@ def decoded(data: bytes, size: int, exif: bool = False) -> Pixels:
 
 def differs(one: Pixels, other: Pixels, most: int = 0, mean: float = 0.0) -> bool:
     """Whether two pictures differ by more than `most` levels anywhere, or by more than `mean` on average."""
+    if one.shape != other.shape:
+        return True
     error = np.abs(one.astype(int) - other)
-    return one.shape != other.shape or bool(error.max() > most or error.mean() > mean)
+    return bool(error.max() > most or error.mean() > mean)
+
+
+def is_rounded_otherwise(one: Pixels, other: Pixels) -> bool:
+    """Whether all that differs is how weights were rounded: on noise one value in a hundred, nearly always by 1."""
+    return not differs(one, other, most=2, mean=0.02)
+
+
+@pytest.fixture(params=["vector instructions", "Pillow"])
+def way_to_resample(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "Pillow":  # as where cykooz-resizer is not installed
+        monkeypatch.setattr(resample, "Resizer", None)
+    elif resample.Resizer is None:
+        pytest.skip("cykooz-resizer is not installed: it has no wheels for this processor")
 
 
 @pytest.mark.parametrize("size", [32, 224])
 @pytest.mark.parametrize("name", ODD)
-def test_every_kind_is_the_reference_bit_for_bit(name: str, size: int) -> None:
+def test_every_kind_is_the_reference(name: str, size: int) -> None:
     # At 32 the JPEGs are not drafted either: their short side is below 6 x 32.
     pixels = decoded(ODD[name], size)
     assert pixels.shape == (size, size, 3)
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
-    assert not differs(pixels, reference_pixels(ODD[name], size, exif=False))
+    assert is_rounded_otherwise(pixels, reference_pixels(ODD[name], size, exif=False))
 
 
 @pytest.mark.parametrize("size", [32, 33, 224, 336])
@@ -54,23 +70,26 @@ def test_every_kind_is_the_reference_bit_for_bit(name: str, size: int) -> None:
     ("width", "height"),
     [(1, 1), (2, 3), (224, 224), (225, 224), (500, 375), (333, 500), (174, 735), (640, 427), (897, 1201), (299, 1199)],
 )
-def test_every_size_is_the_reference_bit_for_bit(width: int, height: int, size: int) -> None:
+@pytest.mark.usefixtures("way_to_resample")
+def test_every_size_is_the_reference(width: int, height: int, size: int) -> None:
     data = encode(draw_noise(width, height), "BMP")
-    assert not differs(decoded(data, size), reference_pixels(data, size, exif=False))
+    assert is_rounded_otherwise(decoded(data, size), reference_pixels(data, size, exif=False))
 
 
 @pytest.mark.parametrize(
     ("width", "height", "size"),
     [
-        # Around 4:1, where the way of resizing changes, growing and shrinking, upright and lying.
+        # Around 2:1, where Pillow's order changes, and beyond, growing and shrinking, upright and lying.
+        *[(300, 600, 224), (300, 603, 224), (603, 300, 224), (150, 310, 224), (100, 777, 32)],
         *[(896, 224, 224), (900, 224, 224), (224, 900, 224), (1000, 249, 224), (249, 1000, 224), (880, 219, 224)],
         *[(300, 1301, 224), (1301, 300, 224), (100, 777, 224), (777, 100, 224), (1999, 63, 32), (63, 1999, 32)],
         *[(7, 503, 33), (503, 7, 33), (1, 5000, 32), (5000, 1, 32), (3, 2000, 8), (2000, 3, 8)],
     ],
 )
-def test_long_pictures_are_the_reference_bit_for_bit(width: int, height: int, size: int) -> None:
+@pytest.mark.usefixtures("way_to_resample")
+def test_long_pictures_are_the_reference(width: int, height: int, size: int) -> None:
     data = encode(draw_noise(width, height), "BMP")
-    assert not differs(decoded(data, size), reference_pixels(data, size, exif=False))
+    assert is_rounded_otherwise(decoded(data, size), reference_pixels(data, size, exif=False))
 
 
 @pytest.mark.parametrize("upright", [True, False])
@@ -81,15 +100,15 @@ def test_one_by_five_thousand_is_the_reference_of_its_middle(upright: bool) -> N
     whole, middle = (
         encode(Image.fromarray(r if upright else r.swapaxes(0, 1)), "PNG") for r in (rows, rows[2480:2520])
     )
-    assert not differs(decoded(whole, 224), reference_pixels(middle, 224, exif=False))
+    assert is_rounded_otherwise(decoded(whole, 224), reference_pixels(middle, 224, exif=False))
 
 
 @pytest.mark.parametrize("exif", [True, False])
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_orientation_is_the_reference_bit_for_bit(format: str, orientation: int, exif: bool) -> None:
+def test_orientation_is_the_reference(format: str, orientation: int, exif: bool) -> None:
     data = turned(draw(101, 70), format, orientation)  # the crop of 101 starts half a pixel off when it is mirrored
-    assert not differs(decoded(data, 32, exif), reference_pixels(data, 32, exif))
+    assert is_rounded_otherwise(decoded(data, 32, exif), reference_pixels(data, 32, exif))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -102,7 +121,7 @@ def test_drafts_are_turned_about_the_right_edge(orientation: int) -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_damaged_exif_does_not_cost_the_picture(format: str, exif: bytes) -> None:
     data = encode(draw(90, 70), format, exif=b"Exif\0\0" + exif)
-    assert not differs(decoded(data, 32, True), reference_pixels(data, 32, False))
+    assert is_rounded_otherwise(decoded(data, 32, True), reference_pixels(data, 32, False))
 
 
 @pytest.mark.parametrize(
@@ -113,12 +132,13 @@ def test_large_jpegs_are_close_to_the_reference(width: int, height: int, progres
     data = encode(draw(width, height), "JPEG", quality=90, progressive=progressive)
     expected = reference_pixels(data, 224, exif=False)
     assert not differs(decoded(data, 224), expected, most=8, mean=0.3)
-    assert differs(decoded(data, 224), expected)  # or else no draft was taken, and this test checks nothing
+    # Or else no draft was taken, and this test checks nothing.
+    assert not is_rounded_otherwise(decoded(data, 224), expected)
 
 
-def test_jpegs_below_six_times_the_size_are_exact() -> None:
+def test_jpegs_below_six_times_the_size_are_not_drafted() -> None:
     data = encode(draw(1600, 1343), "JPEG", quality=90)
-    assert not differs(decoded(data, 224), reference_pixels(data, 224, exif=False))
+    assert is_rounded_otherwise(decoded(data, 224), reference_pixels(data, 224, exif=False))
 
 
 def _resize(image: Image.Image, size: int, resample: Image.Resampling, shift: int = 0) -> Pixels:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import transformer.search
 from contract import ClipMark, Floats, Pixels, Prediction
 from embeddings import write_embeddings_part
 from serving.call import Call
@@ -28,7 +30,7 @@ from transformer.answer import Query
 from transformer.decode_pool import DecodeMemory, DecodePool
 from transformer.limits import PictureLimits
 from transformer.pipeline import Pipeline
-from transformer.search import FEW_NUMBERS, ExactIndex, Index, Match, load_index
+from transformer.search import FEW_NUMBERS, ExactIndex, Index, Match, cut, load_index
 
 
 def make(matrix: NDArray[Any], classes: Sequence[str], dtype: str = "float32") -> ExactIndex:
@@ -62,16 +64,24 @@ TABLES = st.lists(st.tuples(st.sampled_from(NAMES), st.tuples(*[st.integers(-3, 
 
 
 @given(
-    TABLES, st.tuples(*[st.integers(-3, 3)] * 3), st.lists(st.sampled_from(NAMES + "xy"), max_size=6), st.integers(0, 9)
+    TABLES,
+    st.tuples(*[st.integers(-3, 3)] * 3),
+    st.lists(st.sampled_from(NAMES + "xy"), max_size=6),
+    st.integers(0, 9),
+    st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_the_answer_is_that_of_a_full_scan(
-    table: list[tuple[str, tuple[int, ...]]], query: tuple[int, ...], wanted: list[str], n: int
+    table: list[tuple[str, tuple[int, ...]]], query: tuple[int, ...], wanted: list[str], n: int, threads: bool
 ) -> None:
     classes, matrix = [name for name, _ in table], np.array([row for _, row in table], np.float32)
     asked = np.array(query, np.float32)
     expected = full_scan(matrix, classes, asked, wanted, n)
-    found = make(matrix, classes).search(asked, wanted, n)
+    with (
+        patch.object(transformer.search, "FEW_NUMBERS", 0 if threads else FEW_NUMBERS),
+        patch.object(transformer.search, "cpu_limit", lambda: 3),
+    ):
+        found = make(matrix, classes).search(asked, wanted, n)
     assert len(found) == len(expected)
     np.testing.assert_allclose([match.similarity for match in found], [cosine for _, cosine in expected], atol=2e-7)
     assert all(match.label == classes[int(match.path)] for match in found)
@@ -125,6 +135,17 @@ def test_ties_go_by_row_order_in_the_files_whatever_class_or_place_they_have() -
     assert rows_of(found) == equal[:500]
     assert len({match.similarity for match in found}) == 1
     assert found[0].similarity == pytest.approx(1, abs=2e-7)
+
+
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=12), st.integers(1, 5))
+def test_parts_have_all_rows_in_order_and_none_is_longer_than_its_share(lengths: list[int], parts: int) -> None:
+    bounds = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    slices = list(pairwise(bounds))[::2]  # with gaps between them
+    rows = [row for first, last in slices for row in range(first, last)]
+    shares = [[row for first, last in part for row in range(first, last)] for part in cut(slices, parts)]
+    assert [row for share in shares for row in share] == rows
+    assert len(shares) <= parts
+    assert max(map(len, shares)) == -(-len(rows) // parts)
 
 
 def test_fewer_rows_than_asked_for_give_fewer_matches() -> None:
