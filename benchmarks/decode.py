@@ -2,7 +2,8 @@
 
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,12 +21,16 @@ from benchmarks.rounds import (
     time_rounds,
     write_results,
 )
-from contract import Pixels
+from benchmarks.workload import make_workload
+from contract import Floats, Pixels
+from local import load_engine
+from predictor.settings import PredictorSettings
 from serving.program import run_program
 from serving.settings import at_least, load_settings, setting
 from tests.pictures import draw, encode
 from transformer.decode import decode
 
+SIZE = 224  # of the side of what CLIP takes
 OURS, HUGGING_FACE, PILLOW = "ours", "Hugging Face", "plain Pillow"
 PICTURES = (  # width, height, format
     (320, 240, "JPEG"),
@@ -42,49 +47,68 @@ PICTURES = (  # width, height, format
 class DecodeSettings:
     """Time three ways from a picture's bytes to the pixels that CLIP takes, and compare what they give."""
 
-    size: int = setting(224, "side of the square that CLIP takes", parse=at_least(1))
     rounds: int = setting(9, "rounds, in each of which every way takes its turn", parse=at_least(1))
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one picture: seconds of every round, and how far our pixels are from Hugging Face's, of 255."""
+    """Of one picture: seconds of every round, and how far our pixels are from Hugging Face's, of 255.
+
+    `moved` is how far its embedding is, of the median distance between two of the pictures.
+    """
 
     picture: str
     seconds: Rounds
     difference_mean: float
     difference_max: int
+    moved: float
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Draw the pictures, time the ways, print and write the figures."""
     settings = load_settings(DecodeSettings, "python -m benchmarks.decode", "BENCH_", argv, environ)
-    figures = [measure(*picture, settings) for picture in PICTURES]
+    figures = list(measure(settings.rounds))
     machine = describe_machine("pillow", "transformers", "numpy")
     file = write_results(
         "decode", {"settings": asdict(settings), "machine": machine, "pictures": [asdict(one) for one in figures]}
     )
-    print(f"to {settings.size} x {settings.size} pixels, in one thread")
+    print(f"to {SIZE} x {SIZE} pixels, in one thread")
     print(f"{show_machine(machine)}\n\n{show(figures)}\n\nevery round: {file}")
 
 
-def measure(width: int, height: int, format: str, settings: DecodeSettings) -> Figures:
+def measure(rounds: int) -> Iterator[Figures]:
+    """All ways on every picture, each drawn otherwise."""
+    processor, names = _processor(), [f"{width} x {height} {format}" for width, height, format in PICTURES]
+    files = [encode(draw(width, height, seed), format) for seed, (width, height, format) in enumerate(PICTURES)]
+    ours = np.stack([decode(data, SIZE, exif_orientation=True) for data in files])
+    theirs = np.stack([by_hugging_face(processor, data) for data in files])
+    engine = load_engine(PredictorSettings(model_dir=str(make_workload(()).model), engine="torch", device="cpu"))
+    moved = measure_moves(engine.predict(ours).embedding, engine.predict(theirs).embedding)
+    for name, data, errors, distance in zip(names, files, np.abs(ours.astype(int) - theirs), moved, strict=True):
+        seconds = time_ways(name, data, processor, rounds)
+        yield Figures(name, seconds, float(errors.mean()), int(errors.max()), distance)
+
+
+def measure_moves(ours: Floats, theirs: Floats) -> list[float]:
+    """How far each embedding [P, D] is from the other one of its picture, of the median distance between pictures."""
+    median = np.median([np.linalg.norm(one - other) for one, other in itertools.combinations(theirs, 2)])
+    return [float(distance / median) for distance in np.linalg.norm(ours - theirs, axis=1)]
+
+
+def time_ways(name: str, data: bytes, processor: Any, rounds: int) -> Rounds:
     """All ways on one drawn picture."""
-    data, name = encode(draw(width, height), format), f"{width} x {height} {format}"
     ways: dict[str, Callable[[], Pixels]] = {
-        OURS: functools.partial(decode, data, settings.size, exif_orientation=True),
-        HUGGING_FACE: functools.partial(by_hugging_face, _processor(settings.size), data),
-        PILLOW: functools.partial(by_pillow, data, settings.size),
+        OURS: functools.partial(decode, data, SIZE, exif_orientation=True),
+        HUGGING_FACE: functools.partial(by_hugging_face, processor, data),
+        PILLOW: functools.partial(by_pillow, data),
     }
-    difference = np.abs(ways[OURS]().astype(np.int16) - ways[HUGGING_FACE]())
-    seconds = time_rounds(ways, settings.rounds, name)
-    return Figures(name, seconds, float(difference.mean()), int(difference.max()))
+    return time_rounds(ways, rounds, name)
 
 
-def _processor(size: int) -> Any:
+def _processor() -> Any:
     """Without the normalisation, which is the model's here: the same work for everyone."""
-    crop = {"height": size, "width": size}
-    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=crop, do_rescale=False, do_normalize=False)
+    crop = {"height": SIZE, "width": SIZE}
+    return CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=crop, do_rescale=False, do_normalize=False)
 
 
 def by_hugging_face(processor: Any, data: bytes) -> Pixels:
@@ -94,14 +118,14 @@ def by_hugging_face(processor: Any, data: bytes) -> Pixels:
     return pixels.transpose(1, 2, 0)
 
 
-def by_pillow(data: bytes, size: int) -> Pixels:
+def by_pillow(data: bytes) -> Pixels:
     """What one writes without a library: resize the short side, crop the centre."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     short = min(image.size)
-    width, height = (size * side // short for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
+    width, height = (SIZE * side // short for side in image.size)
+    left, top = (width - SIZE) // 2, (height - SIZE) // 2
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.array(resized.crop((left, top, left + size, top + size)))
+    return np.array(resized.crop((left, top, left + SIZE, top + SIZE)))
 
 
 def show(figures: Sequence[Figures]) -> str:
@@ -111,11 +135,12 @@ def show(figures: Sequence[Figures]) -> str:
             one.picture,
             *(f"{median_of(one.seconds[name]) * 1e3:.1f} ms" for name in one.seconds),
             *(f"{ratio(one.seconds, name, OURS):.1f}" for name in (HUGGING_FACE, PILLOW)),
-            f"{one.difference_mean:.2f} ({one.difference_max})",
+            f"{one.difference_mean:.3f} ({one.difference_max})",
+            f"{one.moved:.2%}",
         ]
         for one in figures
     ]
-    head = ["picture", OURS, HUGGING_FACE, PILLOW, "HF / ours", "Pillow / ours", "off by (at most)"]
+    head = ["picture", OURS, HUGGING_FACE, PILLOW, "HF / ours", "Pillow / ours", "off by (at most)", "moved"]
     return show_table(head, rows)
 
 
