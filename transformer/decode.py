@@ -75,9 +75,9 @@ def decode(
 ) -> Pixels:
     """Decode, turn, convert to RGB, resize the short side to `size` (bicubic) and crop the centre.
 
-    Returns [size, size, 3] uint8: what Hugging Face's CLIPImageProcessorPil makes of Pillow's RGB picture, but for one
-    value in 200, which differs by 1 (rarely 2); and a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves its short
-    side at least 3 x `size`.
+    Returns [size, size, 3] uint8: what Hugging Face's CLIPImageProcessorPil makes of Pillow's RGB picture, but that one
+    in 200 of a photograph's values differs by 1, and none by more than 2; and that a JPEG is decoded at 1/2, 1/4 or 1/8
+    where that leaves its short side at least 3 x `size`.
     Raises InvalidRequest for what cannot be decoded, TooLarge for more than `max_pixels`, and MemoryNeeded, before
     it begins, for what takes more than `room` bytes.
     """
@@ -156,7 +156,7 @@ def _prepare(image: Image.Image, data: bytes, size: int, exif_orientation: bool,
     if image.mode != "RGB":
         image = image.convert("RGB")
     if box and image.size != whole:
-        # The last column and row of a draft are only partly picture, which the box says. Turned when it is small.
+        # The last column and row of a draft are only partly picture, as the box says. Turned when it is small.
         image = resize_box(image, resized(whole, size), Box(0, 0, *box[2:]))
     if turn is not None:
         image = image.transpose(turn)

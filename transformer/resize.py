@@ -1,12 +1,10 @@
 """Resize a picture's short side and crop its centre, as Hugging Face does; values differ from Pillow's by at most 2."""
 
-import math
-
 import numpy as np
 from PIL import Image
 
 from contract import Pixels
-from transformer.resample import Box, resample
+from transformer.resample import Box, find_lines, resample
 
 
 def resized(whole: tuple[int, int], size: int) -> tuple[int, int]:
@@ -25,11 +23,10 @@ def resize_and_crop(image: Image.Image, size: int) -> Pixels:
 
 def resize_box(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
     """What is in `box` of an RGB picture, to `size`: one side after the other, with 8 bits in between, as Pillow."""
-    first, last = _find_rows(image, size[1], box)
     if _is_vertical_first(image, size, box):
-        image = image.crop((0, first, image.width, last))
-        image = resample(image, (image.width, size[1]), Box(0, box.top - first, image.width, box.height))
+        image = resample(image, (image.width, size[1]), Box(0, box.top, image.width, box.height))
         return resample(image, size, Box(box.left, 0, box.width, size[1]))
+    first, last = find_lines(box.top, box.height, size[1], image.height)
     image = resample(image, (size[0], last - first), Box(box.left, first, box.width, last - first))
     return resample(image, size, Box(0, box.top - first, size[0], box.height))
 
@@ -39,12 +36,3 @@ def _is_vertical_first(image: Image.Image, size: tuple[int, int], box: Box) -> b
     narrower = image.width - round(image.width * size[0] / box.width)
     lower = image.height - round(image.height * size[1] / box.height)
     return lower > max(0, 2 * narrower)
-
-
-def _find_rows(image: Image.Image, height: int, box: Box) -> tuple[int, int]:
-    """The first row that counts in `box` when that gets `height`, and past the last.
-
-    The filter looks 2 rows to each side, of the source when enlarging and of the result when reducing.
-    """
-    taps = 2 * max(box.height / height, 1.0)
-    return max(0, math.floor(box.top - taps)), min(image.height, math.ceil(box.top + box.height + taps))

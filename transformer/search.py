@@ -13,11 +13,10 @@ from embeddings import Embeddings, read_embeddings
 from serving.errors import ArtefactError, ServiceError
 from serving.threads import cpu_limit
 
+Slice = tuple[int, int]  # of rows: the first and past the last
+
 _ROW_BLOCK = 512  # of float16, widened at a time
 FEW_NUMBERS = 2**19  # multiplied in 0.1 ms, or three times that after a forward, when nothing is in the caches
-
-
-Rows = tuple[int, int]  # the first and past the last
 
 
 class Match(NamedTuple):
@@ -100,13 +99,13 @@ class ExactIndex:
         best = np.lexsort((self._order[positions], -scores))[:n]
         return [self._match(int(positions[i]), float(scores[i])) for i in best]
 
-    def _is_short(self, slices: list[Rows]) -> bool:
+    def _is_short(self, slices: list[Slice]) -> bool:
         rows = sum(last - first for first, last in slices)
         return self._matrix.dtype == np.float32 and rows * self.dim <= FEW_NUMBERS
 
-    def _slices(self, classes: Sequence[str]) -> list[Rows]:
+    def _slices(self, classes: Sequence[str]) -> list[Slice]:
         """Where the rows of `classes` are, neighbours merged."""
-        slices: list[Rows] = []
+        slices: list[Slice] = []
         for code in sorted({self._code_of[label] for label in classes if label in self._code_of}):
             first, last = self._bounds[code], self._bounds[code + 1]
             if slices and slices[-1][1] == first:
@@ -115,16 +114,16 @@ class ExactIndex:
                 slices.append((first, last))
         return slices
 
-    def _candidates(self, query: Floats, slices: list[Rows], n: int) -> NDArray[np.intp]:
+    def _candidates(self, query: Floats, slices: list[Slice], n: int) -> NDArray[np.intp]:
         """Positions of all rows that may be among the best `n`: a few more than `n`."""
-        if self._is_short(slices):
+        if self._cores == 1 or self._is_short(slices):
             return self._choose(*self._score(slices, query), n)[0]
         parts = cut(slices, self._cores)
         chosen = self._threads.map(lambda part: self._choose(*self._score(part, query), n), parts)
         positions, scores = (np.concatenate(arrays) for arrays in zip(*chosen, strict=True))
         return self._choose(positions, scores, n)[0]
 
-    def _score(self, slices: list[Rows], query: Floats) -> tuple[NDArray[np.intp], Floats]:
+    def _score(self, slices: list[Slice], query: Floats) -> tuple[NDArray[np.intp], Floats]:
         """Positions of all rows in `slices` and their similarities."""
         positions = np.concatenate([np.arange(first, last) for first, last in slices])
         return positions, np.concatenate([self._multiply(first, last, query) for first, last in slices])
@@ -160,10 +159,10 @@ def load_index(location: str, *, allow_unmarked: bool = False, dtype: str = "flo
     return ExactIndex(embeddings)
 
 
-def cut(slices: Sequence[Rows], parts: int) -> list[list[Rows]]:
+def cut(slices: Sequence[Slice], parts: int) -> list[list[Slice]]:
     """The same rows in up to `parts` lists, of as many rows each as can be."""
     most = -(-sum(last - first for first, last in slices) // parts)
-    lists: list[list[Rows]] = [[]]
+    lists: list[list[Slice]] = [[]]
     room = most
     for first, last in slices:
         while first < last:

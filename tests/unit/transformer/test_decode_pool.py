@@ -154,6 +154,7 @@ def one_strip(width: int, height: int) -> bytes:
 
 PICTURES = {
     "rgb.png": encode("RGB", "PNG"),
+    "upright.png": encode("RGB", "PNG", (4100, 2000)),  # when it is turned
     "rgba.png": encode("RGBA", "PNG"),
     "grey.gif": encode("P", "GIF"),
     "rgb.bmp": encode("RGB", "BMP"),
