@@ -16,7 +16,7 @@ from benchmarks.cpu_quota import cpu_quota
 from benchmarks.load import Unavailable
 from benchmarks.pixel_load import feed, points_from_even, sum_requests
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
-from benchmarks.systems import LOGS
+from benchmarks.starting import LOGS
 from benchmarks.workload import make_workload
 from launch import Server, running
 from serving.errors import ArtefactError

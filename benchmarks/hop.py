@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from benchmarks.rounds import describe_machine, show_machine, show_table, write_results
-from benchmarks.systems import LOGS
+from benchmarks.starting import LOGS
 from benchmarks.workload import make_workload
 from contract import MODEL_NAME, Pixels
 from launch import FREE_PORTS, Server, running

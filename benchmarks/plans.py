@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from benchmarks.agreement import COMPARED
-from benchmarks.systems import GRPC, WITH_OUR_ENGINE, WITHOUT_MODEL
+from benchmarks.starting import GRPC
+from benchmarks.systems import BARE_SERVERS, WITH_OUR_ENGINE, WITHOUT_MODEL
 from benchmarks.workload import SMALL
 
 BARE = {
@@ -18,7 +19,7 @@ _OURS = ("ours, OpenVINO fp32", "ours, OpenVINO bf16", "ours, OpenVINO int8")
 _FEW = (*_OURS, "FastAPI, OpenVINO fp32", "BentoML, OpenVINO fp32")
 
 _LATER = tuple(f"{peer}, OpenVINO bf16" for peer in WITH_OUR_ENGINE)  # in the quick plan at one level only
-_ONCE = ("ours, OpenVINO fp32" + GRPC, WITHOUT_MODEL)  # in the quick plan
+_ONCE = ("ours, OpenVINO fp32" + GRPC, WITHOUT_MODEL, BARE_SERVERS)  # in the quick plan
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.metering import Meter
 from benchmarks.pixel_load import SIZE
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
-from benchmarks.systems import LOGS
+from benchmarks.starting import LOGS
 from benchmarks.workload import PRECISIONS, SMALL, Workload, make_workload
 from contract import MODEL_NAME
 from launch import FREE_PORTS, Server, running, start_server

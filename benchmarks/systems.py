@@ -1,8 +1,6 @@
 """How each system is started and asked, and what of its answer is compared."""
 
 import json
-import socket
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,17 +13,13 @@ from benchmarks import grpc_load
 from benchmarks.agreement import Answer
 from benchmarks.load import Load, Unavailable, load_grpc, load_http
 from benchmarks.metering import Meter
+from benchmarks.starting import GRPC, LOGS, PEERS, START_SECONDS, start_bare_servers, start_ours, start_peer
 from benchmarks.workload import PRECISIONS, K, N, Workload
-from launch import FREE_PORTS, LOOPBACK, start_server
 
-BENCH = Path(".bench")
-PEERS = Path("benchmarks/peers")
-LOGS = BENCH / "logs"
 WITHOUT_MODEL = "ours without the model"  # what a request costs outside of it
+BARE_SERVERS = "two bare servers, OpenVINO fp32"  # what two processes cost at least
 PATIENT = ("--request_timeout", "120")  # the others limit no request's time
-START_SECONDS = 150  # Ray takes a minute on an idle machine of two cores
 
-GRPC = ", gRPC"  # ends the names of systems that are asked over gRPC
 TRIED, CHOSEN, CHOSEN_WITH_OURS = "tried", "chosen", "chosen_with_our_engine"  # keys of SETTINGS
 SETTINGS = PEERS / "settings.json"
 WITH_OUR_ENGINE = ("FastAPI", "LitServe", "BentoML", "MLServer")
@@ -89,56 +83,6 @@ class System:
         return load_http(address, self.route, self.body, pictures, concurrency, seconds)
 
 
-def start_ours(system: System, workload: Workload, meter: Meter) -> str:
-    """Predictor and transformer with their default settings but for `flags`; `script` is the predictor's module."""
-    flags = [*system.flags, "--model_dir", system.environ["MODEL_DIR"]]
-    predictor = start_server(
-        system.script, [*FREE_PORTS, *flags], LOGS / f"{system.name}-p.log", meter.environ, START_SECONDS
-    )
-    flags = [*system.flags, "--predictor_host", predictor.http, "--index_dir", str(workload.index)]
-    flags += ["--allow_networks", "127.0.0.1/32"]
-    transformer = start_server(
-        "transformer", [*FREE_PORTS, *flags], LOGS / f"{system.name}-t.log", meter.environ, START_SECONDS
-    )
-    return transformer.grpc if system.name.endswith(GRPC) else transformer.http
-
-
-def start_peer(system: System, workload: Workload, meter: Meter) -> str:
-    """Run its script in its environment, and wait until its port is open."""
-    python = BENCH / system.script.split("_")[0] / "bin" / "python"
-    if not python.exists():
-        raise Unavailable(f"{python} is not there: make bench-peers")
-    port = _free_port()
-    environ = {
-        **meter.environ,
-        "MODEL_DIR": str(workload.model.resolve()),
-        "INDEX_DIR": str(workload.index.resolve()),
-        "PORT": str(port),
-        "PYTHONPATH": str(PEERS.resolve()),
-        **system.environ,
-    }
-    with (LOGS / f"{system.name}.log").open("w") as log:
-        command = [str(python.absolute()), str((PEERS / system.script).resolve()) + ".py"]
-        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, cwd=LOGS)
-    end = time.monotonic() + START_SECONDS
-    while not _is_open(port):
-        if process.poll() is not None or time.monotonic() > end:
-            raise Unavailable(f"it did not start: see {LOGS / system.name}.log")
-        time.sleep(0.5)
-    return f"{LOOPBACK}:{port}"
-
-
-def _free_port() -> int:
-    with socket.socket() as first:
-        first.bind((LOOPBACK, 0))
-        return int(first.getsockname()[1])
-
-
-def _is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((LOOPBACK, port)) == 0
-
-
 def list_systems(workload: Workload, flags: tuple[str, ...] = PATIENT) -> dict[str, System]:
     """All of them by name; `flags` are those of both of our servers."""
     fp32, bf16, int8 = ({"MODEL_DIR": str(workload.exported(precision))} for precision in PRECISIONS)
@@ -153,6 +97,7 @@ def list_systems(workload: Workload, flags: tuple[str, ...] = PATIENT) -> dict[s
             System(WITHOUT_MODEL, start_ours, "benchmarks.instant_predictor", fp32),
         )
     ]
+    bare_servers = System(BARE_SERVERS, start_bare_servers, "benchmarks.bare_servers", fp32)
     peers = list_peers()
     with_our_engine = [
         replace(
@@ -164,7 +109,7 @@ def list_systems(workload: Workload, flags: tuple[str, ...] = PATIENT) -> dict[s
         for peer in peers
         if peer.name in WITH_OUR_ENGINE
     ]
-    return {system.name: _with_settings(system) for system in (*ours, *peers, *with_our_engine)}
+    return {system.name: _with_settings(system) for system in (*ours, bare_servers, *peers, *with_our_engine)}
 
 
 def _with_settings(system: System) -> System:
