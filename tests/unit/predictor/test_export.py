@@ -180,7 +180,7 @@ def test_auto_takes_the_fastest_that_agrees() -> None:
 
 def test_what_is_not_a_number_agrees_with_nothing() -> None:
     info = PredictorInfo("0" * 16, 1, "bicubic")
-    embedding, probabilities = np.ones((2, 4), np.float32), np.array([[0.9, 0.1], [0.505, 0.495]], np.float32)
+    embedding, probabilities = np.ones((2, 4), np.float32), np.array([[0.9, 0.1], [0.52, 0.48]], np.float32)
     reference = Prediction(embedding, probabilities, ("a", "b"), info)
     tie = compare(replace(reference, probabilities=np.array([[0.8, 0.2], [0.49, 0.51]], np.float32)), reference)
     assert tie.same_top == 1 and tie.largest_difference == pytest.approx(0.1)
