@@ -14,6 +14,7 @@ import numpy as np
 from contract import Pixels, Prediction
 from local import load_engine
 from predictor.settings import PredictorSettings
+from predictor.startup import limit_spinning
 from serving.threads import cpu_limit
 from transformer.decode import decode
 
@@ -23,6 +24,7 @@ REST = 0.01  # seconds: what passes between two forwards when a server answers o
 
 def measure(model_dir: str, engine_name: str, pictures: Path, seconds: float) -> dict[str, Any]:
     """One picture after the other, the same with rests, and full batches while the next one is decoded."""
+    limit_spinning()  # as the predictor does
     engine = load_engine(PredictorSettings(model_dir=model_dir, engine=engine_name, device="cpu"))
     files = [path.read_bytes() for path in sorted(pictures.iterdir())]
 

@@ -1,4 +1,4 @@
-"""Reads names of systems, which have commas in them."""
+"""Reads lists of flags: names of systems, which have commas in them, and levels of concurrency."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,6 +8,11 @@ from serving.errors import SettingError
 def split_names(text: str) -> tuple[str, ...]:
     """Those that semicolons separate."""
     return tuple(name.strip() for name in text.split(";") if name.strip())
+
+
+def split_levels(text: str) -> tuple[int, ...]:
+    """Those that commas separate."""
+    return tuple(int(part) for part in text.split(",") if part.strip())
 
 
 def check_names(flag: str, names: Sequence[str], known: Iterable[str]) -> None:

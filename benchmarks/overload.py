@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import uvloop
 from benchmarks.metering import Meter
 from benchmarks.names import check_names
 from benchmarks.open_loop import OpenLoop, Outcome, encode_post
+from benchmarks.profile import DECODE, FORWARD, PREDICTOR, TRANSFORMER, measure_parts
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
 from benchmarks.systems import System, list_systems
 from benchmarks.trial import picture_host
@@ -25,9 +26,10 @@ FACTORS = (0.5, 1.0, 2.0, 5.0, 10.0)  # of the capacity
 REFUSED = (429, 503)
 AT_ONCE = 16  # requests that find the capacity
 PAUSE = 2.0  # seconds between two rates
+COSTS = ("forward", "decode", "loops", "client")  # core-ms of an answer, with what was refused meanwhile
 HEAD = (
     "times", "offered/s", "answered/s", "of the peak", "p50 ms", "p99 ms", "refused", "refusal p50 ms",
-    "refusal p99 ms", "others", "core-ms", "client",
+    "refusal p99 ms", "others", *COSTS,
 )  # fmt: skip
 
 
@@ -77,21 +79,30 @@ async def _offer_all(
         found.append(rate)
         keep(_compare_with_peak(found))
 
-    async def find_capacity() -> float:
-        outcome = await client.find_capacity(AT_ONCE, seconds)
-        add(_describe(1.0, outcome, 0.0, 0.0, closed=True))
+    async def ask(factor: float, asking: Awaitable[Outcome], *, closed: bool = False) -> float:
+        before = _measure_costs(meter)
+        outcome = await asking
+        after = _measure_costs(meter)
+        add(_describe(factor, outcome, {part: after[part] - before[part] for part in COSTS}, closed))
+        await asyncio.sleep(PAUSE)
         return outcome.goodput
 
-    capacity = await find_capacity()
+    capacity = await ask(1.0, client.find_capacity(AT_ONCE, seconds), closed=True)
     for factor in FACTORS:
-        await asyncio.sleep(PAUSE)
-        own, before = time.process_time(), meter.cpu_seconds()
-        outcome = await client.offer(factor * capacity, seconds)
-        own, used = time.process_time() - own, meter.cpu_seconds() - before
-        add(_describe(factor, outcome, used, own))
-        await asyncio.sleep(PAUSE)
-        capacity = await find_capacity()
+        await ask(factor, client.offer(factor * capacity, seconds))
+        capacity = await ask(1.0, client.find_capacity(AT_ONCE, seconds), closed=True)
     return _compare_with_peak(found)
+
+
+def _measure_costs(meter: Meter) -> Mapping[str, float]:
+    """Seconds of the cores so far."""
+    used = measure_parts(meter)
+    return {
+        "forward": used[FORWARD],
+        "decode": used[DECODE],
+        "loops": used[TRANSFORMER] + used[PREDICTOR],
+        "client": time.process_time(),
+    }
 
 
 def _compare_with_peak(rates: Rates) -> Rates:
@@ -100,9 +111,9 @@ def _compare_with_peak(rates: Rates) -> Rates:
     return [{**rate, "of_the_peak": rate["answered"] / peak} for rate in rates]
 
 
-def _describe(factor: float, outcome: Outcome, used: float, own: float, closed: bool = False) -> dict[str, Any]:
+def _describe(factor: float, outcome: Outcome, used: Mapping[str, float], closed: bool) -> dict[str, Any]:
     refused = [ms for status in REFUSED for ms in outcome.taken.get(status, ())]
-    count = max(1, sum(map(len, outcome.taken.values())))
+    answers = max(1, len(outcome.taken.get(200, ())))
     return {
         "factor": factor,
         "closed_loop": closed,
@@ -113,8 +124,7 @@ def _describe(factor: float, outcome: Outcome, used: float, own: float, closed: 
         "good_ms": _percentiles(outcome.taken.get(200, [])),
         "refused": len(refused),
         "refused_ms": _percentiles(refused),
-        "core_ms": 1000 * used / count,  # of a request, answered or not
-        "client_core_ms": 1000 * own / count,
+        "core_ms": {part: 1000 * seconds / answers for part, seconds in used.items()},
     }
 
 
@@ -137,7 +147,7 @@ def _row(rate: Mapping[str, Any]) -> Sequence[str]:
     )
     offered = (f"{AT_ONCE} at once", "") if rate["closed_loop"] else (f"{rate['factor']:g}", f"{rate['offered']:.0f}")
     answered = (f"{rate['answered']:.1f}", f"{rate['of_the_peak']:.2f}")
-    costs = ("", "") if rate["closed_loop"] else (f"{rate['core_ms']:.2f}", f"{rate['client_core_ms']:.2f}")
+    costs = [f"{rate['core_ms'][part]:.1f}" for part in COSTS]
     return (*offered, *answered, *good, str(rate["refused"]), *refused, str(others), *costs)
 
 

@@ -130,6 +130,21 @@ def draw_decode(figure: Any, figures: Figures) -> None:
     axes.legend()
 
 
+def draw_profile(figure: Any, figures: Figures) -> None:
+    """Core-ms of a request, one part after the other."""
+    axes = figure.subplots()
+    levels = figures["levels"]
+    ways = list(dict.fromkeys((one["system"], one["at_once"]) for one in levels))[::-1]
+    ends = [0.0] * len(ways)
+    for part in levels[0]["core_ms"]:
+        found = [[one["core_ms"][part] for one in levels if (one["system"], one["at_once"]) == way] for way in ways]
+        medians = [statistics.median(values) for values in found]
+        axes.barh([f"{name}, {level}" for name, level in ways], medians, left=ends, label=part)
+        ends = [end + median for end, median in zip(ends, medians, strict=True)]
+    axes.set(title="core-ms of a request")
+    axes.legend()
+
+
 def draw_halves(figure: Any, figures: Figures) -> None:
     """Answers per second of one and of two."""
     values = {key: [one[key]["per_second"] for one in figures["rounds"]] for key in ("one", "two")}
@@ -153,6 +168,7 @@ PLOTS: Mapping[str, Callable[[Any, Figures], None]] = {
     "model": draw_model,
     "hop": draw_hop,
     "start": draw_start,
+    "profile": draw_profile,
     "overload": draw_overload,
     "halves": draw_halves,
     "scale": draw_scale,

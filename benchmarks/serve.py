@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.names import check_names, split_names
+from benchmarks.names import check_names, split_levels, split_names
 from benchmarks.plans import BARE, PLANS, TAKES, Part
 from benchmarks.rounds import Results, describe_machine, show_machine, stop_at_signals
 from benchmarks.served import show_parts
@@ -20,10 +20,6 @@ def _show_plans() -> str:
     return ", ".join(f"{name} ({takes})" for name, takes in TAKES.items())
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part.strip())
-
-
 @dataclass(frozen=True)
 class ServeSettings:
     """Ask every system the same, in turn, and meter it; Ctrl-C ends it with what was measured."""
@@ -31,7 +27,7 @@ class ServeSettings:
     plan: str = setting("default", _show_plans(), parse=one_of(*PLANS))
     systems: tuple[str, ...] = setting((), "only these, separated by semicolons", parse=split_names)
     pictures: str = setting("", f"instead of a plan, one part with these: {', '.join(SIZES)}")
-    concurrency: tuple[int, ...] = setting((1, 8, 32), "of that part: requests at a time, with commas", parse=_numbers)
+    concurrency: tuple[int, ...] = setting((1, 8, 32), "of that part: at a time, with commas", parse=split_levels)
     seconds: float = setting(8.0, "of that part: for each measurement")
     rounds: int = setting(3, "of that part: times that each system is started and measured")
 

@@ -36,7 +36,7 @@ def show_rounds(rounds: Mapping[str, Sequence[Round]], means: Mapping[str, float
         if means
         else ""
     )
-    return f"{show_table(HEAD, rows)}\n{alone}"
+    return f"{show_table(HEAD, rows)}\n\n{alone}".rstrip()
 
 
 def median(rounds: Sequence[Round], key: str) -> float:

@@ -59,7 +59,7 @@ def picture_host(folder: Path) -> Iterator[PictureHost]:
         process.wait()
 
 
-def _settle(meter: Meter) -> None:
+def settle(meter: Meter) -> None:
     """Until what the load before left unanswered is done: it would count as the next one's."""
     end = time.monotonic() + SETTLING
     while time.monotonic() < end:
@@ -128,7 +128,7 @@ class Trial:
 
     def load(self, system: System, address: str, meter: Meter, host: PictureHost, level: int) -> Round:
         """Requests, and what they cost everybody."""
-        _settle(meter)
+        settle(meter)
         meter.reset_peak()
         before, host_before = meter.cpu_seconds(), host.meter.cpu_seconds()
         load = system.load(address, host.urls, level, self._seconds(level))

@@ -18,6 +18,7 @@ ROOT = Path(".bench/workload-2")  # another name whenever what is made changes
 CLASSES, ROWS, LARGE_PICTURES = 120, 20_580, 8  # the first two as in Stanford Dogs
 PRECISIONS = ("fp32", "bf16", "int8")  # of the exports
 SMALL = "500x375"
+QUALITY = 88  # of the JPEGs
 SIZES = {SMALL: (500, 375), "1080p": (1920, 1080), "12mp": (4000, 3000)}
 K, N = 3, 5  # asked of every system
 
@@ -82,10 +83,11 @@ def _draw(width: int, height: int, folder: Path) -> None:
     from PIL import Image
 
     for number in range(CLASSES if width < 1000 else LARGE_PICTURES):
-        Image.fromarray(_draw_noise(width, height, number)).save(folder / f"{number:03}.jpg", quality=88)
+        Image.fromarray(draw_photograph(width, height, number)).save(folder / f"{number:03}.jpg", quality=QUALITY)
 
 
-def _draw_noise(width: int, height: int, seed: int) -> Pixels:
+def draw_photograph(width: int, height: int, seed: int) -> Pixels:
+    """Noise with the spectrum of photographs: [H, W, 3] uint8."""
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))  # [H, W // 2 + 1]
     shape = (3, *frequency.shape)

@@ -13,8 +13,8 @@ from predictor.engine import Engine
 
 BATCHES = (1, 2, 5, 8)  # odd ones too: the number of pictures is free
 ROUNDS, SECONDS = 5, 1.0  # least of both that are measured
-# A class whose probability is this near the best is as good an answer: drawn pictures are like none that a head was trained
-# on, it is sure of none of them, and bf16 alone moves their probabilities by 0.05.
+# A class whose probability is this near the best is as good an answer: drawn pictures are like none that a head was
+# trained on, it is sure of none of them, and bf16 alone moves their probabilities by 0.05.
 TIE = 0.05
 
 Name = TypeVar("Name", bound=str)

@@ -58,16 +58,22 @@ def _load_openvino(settings: PredictorSettings) -> tuple[Engine, Mapping[str, st
     return engine, {"engine": "openvino", "precision": engine.precision, "device": "cpu", "head": engine.head}
 
 
+def limit_spinning() -> None:
+    """Before torch is imported: how often a thread of OpenMP's looks for work before it sleeps, for 1 ms or so.
+
+    By default it is some 15, which are taken from the transformer beside it, whose turn is between the forwards.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:  # which it would outrank
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+
 def _load_torch(settings: PredictorSettings) -> tuple[Engine, Mapping[str, str]]:
     if find_spec("torch") is None:
         raise SettingError(
             "--engine torch: this environment has no torch; write a folder for the openvino engine "
             "with python -m predictor.export and name it with --model_dir"
         )
-    # How often a thread of OpenMP's looks for work before it sleeps: for 1 ms or so. By default it is some 15, which
-    # are taken from the transformer beside it, whose turn is between the forwards.
-    if "OMP_WAIT_POLICY" not in os.environ:  # which it would outrank
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    limit_spinning()
     # Where torch.compile keeps its kernels, so that the next start need not make them again.
     kept = settings.cache or Path(tempfile.gettempdir(), f"doggos-{os.getuid()}")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept / "torchinductor"))

@@ -1,17 +1,21 @@
 """What the benchmarks say of figures, and that they ask what they mean to; they run in `make bench-smoke`."""
 
 import asyncio
+import os
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import rounds as rounds_module
-from benchmarks.metering import Meter
+from benchmarks.metering import Meter, thread_seconds
 from benchmarks.open_loop import LOST, OpenLoop, encode_post
 from benchmarks.page import PAGE, TABLES, fill
 from benchmarks.plans import BARE, PLANS, TAKES, Part
+from benchmarks.profile import join_lines
 from benchmarks.served import Served
 from benchmarks.systems import TRIED, list_systems, read_settings
 from benchmarks.targets import list_targets
@@ -152,3 +156,38 @@ def test_the_open_loop_does_not_wait_for_answers() -> None:
 
     found = asyncio.run(asyncio.wait_for(offer(), 60))
     assert found == {200: 10, 429: 10, LOST: -1}
+
+
+def test_a_request_is_taken_apart_by_the_lines_of_both_servers() -> None:
+    here = {
+        "request_id": "a",
+        "milliseconds": 60.0,
+        "stages": {"fetch": 1.0, "decode": 2.0, "predict": 50.0, "search": 0.5},
+    }
+    there = {"request_id": "a", "milliseconds": 49.0, "stages": {"queue": 3.0, "forward": 45.0}}
+    (found,) = join_lines([here, {**here, "request_id": "only here"}], [there, {**there, "request_id": "only there"}])
+    assert found["hop"] == 2.0 and found["rest"] == 6.5 and found["beyond"] == 13.0
+    stages = ("download", "decode", "hop", "queue", "forward", "search", "rest")
+    assert sum(found[stage] for stage in stages) == found["whole"] == 60.0
+
+
+def test_each_thread_is_metered_by_itself() -> None:
+    numbers = list[int]()
+
+    def compute() -> None:
+        numbers.append(threading.get_native_id())
+        end = time.thread_time() + 0.3
+        while time.thread_time() < end:
+            pass
+        busy.set()
+        done.wait()
+
+    busy, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=compute)
+    before = thread_seconds(os.getpid())[os.getpid()]
+    thread.start()
+    busy.wait()
+    found = thread_seconds(os.getpid())
+    done.set()
+    thread.join()
+    assert found[numbers[0]] >= 0.25 and found[os.getpid()] - before < 0.2

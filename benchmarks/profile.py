@@ -1,0 +1,158 @@
+"""`python -m benchmarks.profile`: where a request's time and the cores' time go in ours.
+
+A request's by the lines that both servers log of it, the cores' by the kernel's count of each thread. The stages are of
+the same requests, so that a machine whose speed changes moves all of them.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.metering import Meter, thread_seconds
+from benchmarks.names import check_names, split_levels, split_names
+from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
+from benchmarks.starting import LOGS
+from benchmarks.systems import System, list_systems
+from benchmarks.trial import WARM_UP, picture_host, settle
+from benchmarks.workload import SIZES, SMALL, make_workload
+from serving.program import run_program
+from serving.settings import at_least, load_settings, one_of, setting
+
+STAGES = ("whole", "download", "decode", "hop", "queue", "forward", "search", "rest", "beyond")
+PARTS = FORWARD, DECODE, TRANSFORMER, PREDICTOR = ("forward", "decode", "transformer's loop", "predictor's loop")
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ProfileSettings:
+    """Ask ours, in turn, and take apart what an answer took."""
+
+    systems: tuple[str, ...] = setting(
+        ("ours, torch fp32", "ours, OpenVINO fp32", "ours, OpenVINO bf16", "ours, OpenVINO int8"),
+        "of benchmarks.serve, separated by semicolons",
+        parse=split_names,
+    )
+    pictures: str = setting(SMALL, ", ".join(SIZES), parse=one_of(*SIZES))
+    concurrency: tuple[int, ...] = setting((1, 8), "requests at a time, with commas", parse=split_levels)
+    seconds: float = setting(8.0, "of each level", parse=at_least(1, float))
+    rounds: int = setting(3, "times that each is started", parse=at_least(1))
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Measure, print and write every round."""
+    settings = load_settings(ProfileSettings, "python -m benchmarks.profile", "BENCH_", argv, environ)
+    stop_at_signals()
+    workload = make_workload(pictures=settings.pictures)
+    systems = list_systems(workload)
+    check_names("--systems", settings.systems, systems)
+    machine, found = describe_machine("torch", "openvino"), list[Found]()
+    results = Results("profile" if settings.pictures == SMALL else "profile-large")  # the page has the small ones
+    with picture_host(workload.pictures(settings.pictures)) as host:
+        for name in settings.rounds * settings.systems:
+            with systems[name].running(workload) as (address, meter):
+                systems[name].wait_until_ready(address, host.urls[0], meter)
+                for one in _measure(systems[name], address, host.urls, meter, settings):
+                    found.append(one)
+                    results.write({"machine": machine, "levels": found})
+    print(show_machine(machine))
+    print(show_levels(found))
+    print(results.file)
+
+
+def _measure(
+    system: System, address: str, urls: Sequence[str], meter: Meter, settings: ProfileSettings
+) -> Iterator[Found]:
+    system.load(address, urls, *WARM_UP)
+    for level in settings.concurrency:
+        settle(meter)
+        taken = _take_apart(system, address, urls, meter, level, settings.seconds)
+        yield {"system": system.name, "at_once": level, **taken}
+
+
+def _take_apart(
+    system: System, address: str, urls: Sequence[str], meter: Meter, level: int, seconds: float
+) -> Mapping[str, Any]:
+    logs = [LOGS / f"{system.name}-{process}.log" for process in "tp"]
+    begins = [log.stat().st_size for log in logs]
+    before = measure_parts(meter)
+    load = system.load(address, urls, level, seconds)
+    after = measure_parts(meter)
+    stages = list(join_lines(*(_read_lines(log, begin) for log, begin in zip(logs, begins, strict=True))))
+    return {
+        "per_second": load["requests"] / load["seconds"],
+        "milliseconds": {stage: statistics.median(one[stage] for one in stages) for stage in STAGES},
+        "core_ms": {part: 1000 * (after[part] - before[part]) / load["requests"] for part in PARTS},
+    }
+
+
+def measure_parts(meter: Meter) -> dict[str, float]:
+    """Seconds that each part has had of the cores: the loops are their processes' first threads, all else computes."""
+    used = dict.fromkeys(PARTS, 0.0)
+    for process in meter.processes():
+        transforms = "transformer" in process.cmdline()
+        for thread, seconds in thread_seconds(process.pid).items():
+            if thread == process.pid:
+                used[TRANSFORMER if transforms else PREDICTOR] += seconds
+            else:
+                used[DECODE if transforms else FORWARD] += seconds
+    return used
+
+
+def _read_lines(log: Path, begin: int) -> Iterator[Mapping[str, Any]]:
+    """Of the requests that were answered since the log had `begin` bytes."""
+    with log.open() as lines:
+        lines.seek(begin)
+        for line in map(json.loads, lines):
+            if line["message"] == "request" and line["code"] == 200:
+                yield line
+
+
+def join_lines(
+    transformer: Iterable[Mapping[str, Any]], predictor: Iterable[Mapping[str, Any]]
+) -> Iterator[Mapping[str, float]]:
+    """The milliseconds of each stage of each request that both logged."""
+    inside = {line["request_id"]: line["stages"] for line in predictor}
+    for line in transformer:
+        if there := inside.get(line["request_id"]):
+            here, whole = line["stages"], line["milliseconds"]
+            yield {
+                "whole": whole,
+                "download": here["fetch"],
+                "decode": here["decode"],
+                "hop": here["predict"] - there["queue"] - there["forward"],
+                "queue": there["queue"],
+                "forward": there["forward"],
+                "search": here["search"],
+                "rest": whole - sum(here.values()),
+                "beyond": whole - here["decode"] - there["forward"],
+            }
+
+
+def show_levels(found: Sequence[Found]) -> str:
+    """Two tables, medians of the rounds: milliseconds of a request, and of the cores."""
+    ways = list(dict.fromkeys((one["system"], one["at_once"]) for one in found))
+    times, costs = list[list[str]](), list[list[str]]()
+    for way in ways:
+        rounds = [one for one in found if (one["system"], one["at_once"]) == way]
+        name = [way[0], str(way[1])]
+        times.append([*name, *(_median(one["milliseconds"][stage] for one in rounds) for stage in STAGES)])
+        shares = [100 * one["core_ms"]["forward"] / sum(one["core_ms"].values()) for one in rounds]
+        costs.append([*name, *(_median(one["core_ms"][part] for one in rounds) for part in PARTS), _median(shares)])
+    head = ("system", "at once")
+    return "\n\n".join(
+        (
+            show_table((*head, *STAGES), times),
+            show_table((*head, *PARTS, "forward %"), costs),
+        )
+    )
+
+
+def _median(values: Iterable[float]) -> str:
+    return f"{statistics.median(values):.1f}"
+
+
+if __name__ == "__main__":
+    run_program(main)
