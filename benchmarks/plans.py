@@ -16,7 +16,7 @@ BARE = {
 ALL = (1, 8, 32, 128)
 SLOW = "Ray, as written"  # a minute and a half for each of eight at once: as rarely as it may be
 _OURS = ("ours, OpenVINO fp32", "ours, OpenVINO bf16", "ours, OpenVINO int8")
-_FEW = (*_OURS, "FastAPI, OpenVINO fp32", "BentoML, OpenVINO fp32")
+_FEW = (*_OURS, *(f"{peer}, OpenVINO fp32" for peer in WITH_OUR_ENGINE))
 
 _LATER = tuple(f"{peer}, OpenVINO bf16" for peer in WITH_OUR_ENGINE)  # in the quick plan at one level only
 _ONCE = ("ours, OpenVINO fp32" + GRPC, WITHOUT_MODEL, BARE_SERVERS)  # in the quick plan
