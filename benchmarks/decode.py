@@ -30,7 +30,7 @@ from serving.settings import at_least, load_settings, setting
 from transformer.decode import decode
 
 SIZE = 224  # of the side of what CLIP takes
-OURS, HUGGING_FACE, PILLOW, DRAFTED = "ours", "Hugging Face", "plain Pillow", "Pillow, drafted"
+WAYS = OURS, HUGGING_FACE, PILLOW, DRAFTED = "ours", "Hugging Face", "plain Pillow", "Pillow, drafted"
 PICTURES = (  # width, height, format
     (320, 240, "JPEG"),
     (500, 375, "JPEG"),
@@ -127,15 +127,14 @@ def by_hugging_face(processor: Any, data: bytes) -> Pixels:
 
 
 def by_pillow(data: bytes, *, drafted: bool) -> Pixels:
-    """What one writes without a library: resize the short side, crop the centre; large JPEGs are decoded smaller."""
+    """What one writes without a library: resize and crop; `drafted`, a large JPEG is decoded smaller."""
     image = Image.open(io.BytesIO(data))
     if drafted:
         image.draft(None, (3 * SIZE, 3 * SIZE))  # as ours
-    image = image.convert("RGB")  # type: ignore[assignment]
     short = min(image.size)
     width, height = (SIZE * side // short for side in image.size)
     left, top = (width - SIZE) // 2, (height - SIZE) // 2
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     return np.array(resized.crop((left, top, left + SIZE, top + SIZE)))
 
 
@@ -145,14 +144,13 @@ def show(figures: Sequence[Figures]) -> str:
         [
             one.picture,
             *(f"{median_of(one.seconds[name]) * 1e3:.1f} ms" for name in one.seconds),
-            *(f"{ratio(one.seconds, name, OURS):.1f}" for name in (HUGGING_FACE, PILLOW, DRAFTED)),
+            *(f"{ratio(one.seconds, name, OURS):.1f}" for name in WAYS[1:]),
             f"{one.difference_mean:.3f} ({one.difference_max})",
             f"{one.moved:.2%}",
         ]
         for one in figures
     ]
-    ways = [OURS, HUGGING_FACE, PILLOW, DRAFTED]
-    head = ["picture", *ways, *(f"{way} / ours" for way in ways[1:]), "off by (at most)", "moved"]
+    head = ["picture", *WAYS, *(f"{way} / ours" for way in WAYS[1:]), "off by (at most)", "moved"]
     return show_table(head, rows)
 
 

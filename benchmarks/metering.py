@@ -71,9 +71,10 @@ def children_cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def thread_seconds(pid: int) -> dict[int, float]:
-    """CPU seconds of each thread that a process has now; the first has the process's number."""
-    return {int(task.name): _read_seconds(task / "stat", 2) for task in Path(f"/proc/{pid}/task").iterdir()}
+def split_seconds(pid: int) -> tuple[float, float]:
+    """CPU seconds of a process's first thread, and of all others, those that have ended included."""
+    first = _read_seconds(Path(f"/proc/{pid}/task/{pid}/stat"), 2)
+    return first, max(0.0, _read_seconds(Path(f"/proc/{pid}/stat"), 2) - first)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -12,8 +12,9 @@ import uvloop
 from benchmarks.metering import Meter
 from benchmarks.names import check_names
 from benchmarks.open_loop import OpenLoop, Outcome, encode_post
-from benchmarks.profile import DECODE, FORWARD, PREDICTOR, TRANSFORMER, measure_parts
+from benchmarks.profile import DECODE, FORWARD, PREDICTOR_LOOP, TRANSFORMER_LOOP, measure_parts
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
+from benchmarks.starting import start_ours
 from benchmarks.systems import System, list_systems
 from benchmarks.trial import picture_host
 from benchmarks.workload import SMALL, make_workload
@@ -26,7 +27,7 @@ FACTORS = (0.5, 1.0, 2.0, 5.0, 10.0)  # of the capacity
 REFUSED = (429, 503)
 AT_ONCE = 16  # requests that find the capacity
 PAUSE = 2.0  # seconds between two rates
-COSTS = ("forward", "decode", "loops", "client")  # core-ms of an answer, with what was refused meanwhile
+COSTS = ("servers", "forward", "decode", "loops", "client")  # core-ms of an answer, with what was refused meanwhile
 HEAD = (
     "times", "offered/s", "answered/s", "of the peak", "p50 ms", "p99 ms", "refused", "refusal p50 ms",
     "refusal p99 ms", "others", *COSTS,
@@ -80,10 +81,10 @@ async def _offer_all(
         keep(_compare_with_peak(found))
 
     async def ask(factor: float, asking: Awaitable[Outcome], *, closed: bool = False) -> float:
-        before = _measure_costs(meter)
+        before = _measure_costs(system, meter)
         outcome = await asking
-        after = _measure_costs(meter)
-        add(_describe(factor, outcome, {part: after[part] - before[part] for part in COSTS}, closed))
+        after = _measure_costs(system, meter)
+        add(_describe(factor, outcome, {part: after[part] - before[part] for part in after}, closed))
         await asyncio.sleep(PAUSE)
         return outcome.goodput
 
@@ -94,15 +95,14 @@ async def _offer_all(
     return _compare_with_peak(found)
 
 
-def _measure_costs(meter: Meter) -> Mapping[str, float]:
-    """Seconds of the cores so far."""
+def _measure_costs(system: System, meter: Meter) -> Mapping[str, float]:
+    """Seconds of the cores so far; in parts for ours only."""
+    costs = {"client": time.process_time(), "servers": meter.cpu_seconds()}
+    if system.start is not start_ours:
+        return costs
     used = measure_parts(meter)
-    return {
-        "forward": used[FORWARD],
-        "decode": used[DECODE],
-        "loops": used[TRANSFORMER] + used[PREDICTOR],
-        "client": time.process_time(),
-    }
+    loops = used[TRANSFORMER_LOOP] + used[PREDICTOR_LOOP]
+    return {**costs, "forward": used[FORWARD], "decode": used[DECODE], "loops": loops}
 
 
 def _compare_with_peak(rates: Rates) -> Rates:
@@ -147,7 +147,7 @@ def _row(rate: Mapping[str, Any]) -> Sequence[str]:
     )
     offered = (f"{AT_ONCE} at once", "") if rate["closed_loop"] else (f"{rate['factor']:g}", f"{rate['offered']:.0f}")
     answered = (f"{rate['answered']:.1f}", f"{rate['of_the_peak']:.2f}")
-    costs = [f"{rate['core_ms'][part]:.1f}" for part in COSTS]
+    costs = [f"{rate['core_ms'][part]:.1f}" if part in rate["core_ms"] else "" for part in COSTS]
     return (*offered, *answered, *good, str(rate["refused"]), *refused, str(others), *costs)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.profile import PARTS, group_rounds
 from benchmarks.rounds import find_newest
 from benchmarks.served import Served
 from benchmarks.systems import WITHOUT_MODEL
@@ -133,13 +134,11 @@ def draw_decode(figure: Any, figures: Figures) -> None:
 def draw_profile(figure: Any, figures: Figures) -> None:
     """Core-ms of a request, one part after the other."""
     axes = figure.subplots()
-    levels = figures["levels"]
-    ways = list(dict.fromkeys((one["system"], one["at_once"]) for one in levels))[::-1]
-    ends = [0.0] * len(ways)
-    for part in levels[0]["core_ms"]:
-        found = [[one["core_ms"][part] for one in levels if (one["system"], one["at_once"]) == way] for way in ways]
-        medians = [statistics.median(values) for values in found]
-        axes.barh([f"{name}, {level}" for name, level in ways], medians, left=ends, label=part)
+    grouped = dict(reversed(group_rounds(figures["levels"]).items()))
+    names, ends = [f"{name}, {level}" for name, level in grouped], [0.0] * len(grouped)
+    for part in PARTS:
+        medians = [statistics.median(one["core_ms"][part] for one in rounds) for rounds in grouped.values()]
+        axes.barh(names, medians, left=ends, label=part)
         ends = [end + median for end, median in zip(ends, medians, strict=True)]
     axes.set(title="core-ms of a request")
     axes.legend()

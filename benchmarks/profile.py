@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.metering import Meter, thread_seconds
+from benchmarks.metering import Meter, split_seconds
 from benchmarks.names import check_names, split_levels, split_names
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
-from benchmarks.starting import LOGS
+from benchmarks.starting import GRPC, LOGS, start_ours
 from benchmarks.systems import System, list_systems
 from benchmarks.trial import WARM_UP, picture_host, settle
 from benchmarks.workload import SIZES, SMALL, make_workload
 from serving.program import run_program
 from serving.settings import at_least, load_settings, one_of, setting
 
+# decode: with the wait for a thread; beyond: all but decode and forward, so with the queue.
 STAGES = ("whole", "download", "decode", "hop", "queue", "forward", "search", "rest", "beyond")
-PARTS = FORWARD, DECODE, TRANSFORMER, PREDICTOR = ("forward", "decode", "transformer's loop", "predictor's loop")
+FORWARD, DECODE, TRANSFORMER_LOOP, PREDICTOR_LOOP = "forward", "decode", "transformer's loop", "predictor's loop"
+PARTS = (FORWARD, DECODE, TRANSFORMER_LOOP, PREDICTOR_LOOP)
 Found = dict[str, Any]
 
 
@@ -46,12 +48,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     settings = load_settings(ProfileSettings, "python -m benchmarks.profile", "BENCH_", argv, environ)
     stop_at_signals()
     workload = make_workload(pictures=settings.pictures)
-    systems = list_systems(workload)
+    systems = {name: one for name, one in list_systems(workload).items() if _can_be_taken_apart(one)}
     check_names("--systems", settings.systems, systems)
+    names = [name for name in settings.systems if (folder := systems[name].exported) is None or folder.exists()]
     machine, found = describe_machine("torch", "openvino"), list[Found]()
-    results = Results("profile" if settings.pictures == SMALL else "profile-large")  # the page has the small ones
+    results = Results("profile" if settings == ProfileSettings() else "profile-part")  # the page has whole ones
     with picture_host(workload.pictures(settings.pictures)) as host:
-        for name in settings.rounds * settings.systems:
+        for name in settings.rounds * names:
             with systems[name].running(workload) as (address, meter):
                 systems[name].wait_until_ready(address, host.urls[0], meter)
                 for one in _measure(systems[name], address, host.urls, meter, settings):
@@ -60,6 +63,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     print(show_machine(machine))
     print(show_levels(found))
     print(results.file)
+
+
+def _can_be_taken_apart(system: System) -> bool:
+    return system.start is start_ours and not system.name.endswith(GRPC)
 
 
 def _measure(
@@ -80,11 +87,12 @@ def _take_apart(
     before = measure_parts(meter)
     load = system.load(address, urls, level, seconds)
     after = measure_parts(meter)
+    good = load["requests"] - load["not_2xx"]
     stages = list(join_lines(*(_read_lines(log, begin) for log, begin in zip(logs, begins, strict=True))))
     return {
-        "per_second": load["requests"] / load["seconds"],
+        "per_second": good / load["seconds"],
         "milliseconds": {stage: statistics.median(one[stage] for one in stages) for stage in STAGES},
-        "core_ms": {part: 1000 * (after[part] - before[part]) / load["requests"] for part in PARTS},
+        "core_ms": {part: 1000 * (after[part] - before[part]) / good for part in PARTS},
     }
 
 
@@ -92,22 +100,18 @@ def measure_parts(meter: Meter) -> dict[str, float]:
     """Seconds that each part has had of the cores: the loops are their processes' first threads, all else computes."""
     used = dict.fromkeys(PARTS, 0.0)
     for process in meter.processes():
-        transforms = "transformer" in process.cmdline()
-        for thread, seconds in thread_seconds(process.pid).items():
-            if thread == process.pid:
-                used[TRANSFORMER if transforms else PREDICTOR] += seconds
-            else:
-                used[DECODE if transforms else FORWARD] += seconds
+        parts = (TRANSFORMER_LOOP, DECODE) if "transformer" in process.cmdline() else (PREDICTOR_LOOP, FORWARD)
+        for part, seconds in zip(parts, split_seconds(process.pid), strict=True):
+            used[part] += seconds
     return used
 
 
 def _read_lines(log: Path, begin: int) -> Iterator[Mapping[str, Any]]:
     """Of the requests that were answered since the log had `begin` bytes."""
-    with log.open() as lines:
-        lines.seek(begin)
-        for line in map(json.loads, lines):
-            if line["message"] == "request" and line["code"] == 200:
-                yield line
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = [json.loads(line) for line in file if line.startswith(b"{")]  # libraries may say something, too
+    yield from (line for line in lines if line["message"] == "request" and line["code"] == 200)
 
 
 def join_lines(
@@ -131,23 +135,25 @@ def join_lines(
             }
 
 
-def show_levels(found: Sequence[Found]) -> str:
+def group_rounds(levels: Sequence[Found]) -> dict[tuple[str, int], list[Found]]:
+    """Those of each system at each level."""
+    grouped: dict[tuple[str, int], list[Found]] = {}
+    for one in levels:
+        grouped.setdefault((one["system"], one["at_once"]), []).append(one)
+    return grouped
+
+
+def show_levels(levels: Sequence[Found]) -> str:
     """Two tables, medians of the rounds: milliseconds of a request, and of the cores."""
-    ways = list(dict.fromkeys((one["system"], one["at_once"]) for one in found))
     times, costs = list[list[str]](), list[list[str]]()
-    for way in ways:
-        rounds = [one for one in found if (one["system"], one["at_once"]) == way]
-        name = [way[0], str(way[1])]
-        times.append([*name, *(_median(one["milliseconds"][stage] for one in rounds) for stage in STAGES)])
-        shares = [100 * one["core_ms"]["forward"] / sum(one["core_ms"].values()) for one in rounds]
-        costs.append([*name, *(_median(one["core_ms"][part] for one in rounds) for part in PARTS), _median(shares)])
-    head = ("system", "at once")
-    return "\n\n".join(
-        (
-            show_table((*head, *STAGES), times),
-            show_table((*head, *PARTS, "forward %"), costs),
+    for (name, level), rounds in group_rounds(levels).items():
+        times.append([name, str(level), *(_median(one["milliseconds"][stage] for one in rounds) for stage in STAGES)])
+        shares = [100 * one["core_ms"][FORWARD] / sum(one["core_ms"].values()) for one in rounds]
+        costs.append(
+            [name, str(level), *(_median(one["core_ms"][part] for one in rounds) for part in PARTS), _median(shares)]
         )
-    )
+    head = ("system", "at once")
+    return f"{show_table((*head, *STAGES), times)}\n\n{show_table((*head, *PARTS, 'forward %'), costs)}"
 
 
 def _median(values: Iterable[float]) -> str:

@@ -1,6 +1,6 @@
 """Reads what `benchmarks.serve` wrote: medians of the rounds, None where nothing sound was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.serve_table import is_sound, median, show_rounds
@@ -13,11 +13,20 @@ class Served:
     """The rounds of the parts with pictures of one size."""
 
     def __init__(self, figures: Any, pictures: str = SMALL) -> None:
+        parts = figures["parts"] if figures else ()
+        self.parts: list[Mapping[str, list[Round]]] = [part["rounds"] for part in parts if part["pictures"] == pictures]
         self.rounds: dict[str, list[Round]] = {}
-        for part in figures["parts"] if figures else ():
-            if part["pictures"] == pictures:
-                for name, rounds in part["rounds"].items():
-                    self.rounds.setdefault(name, []).extend(rounds)
+        for part in self.parts:
+            for name, rounds in part.items():
+                self.rounds.setdefault(name, []).extend(rounds)
+
+    def split(self) -> Iterator["Served"]:
+        """Each round of each part by itself, with the systems that were measured once in all."""
+        once = {name: found for name, found in self.rounds.items() if len(found) == 1}
+        for part in self.parts:
+            for i in range(max(map(len, part.values()), default=0)):
+                there = {name: found[i : i + 1] for name, found in part.items() if i < len(found)}
+                yield Served({"parts": [{"pictures": SMALL, "rounds": {**once, **there}}]})
 
     def levels(self, name: str, level: int) -> Sequence[Round]:
         """The rounds of a system at one level of concurrency."""

@@ -127,7 +127,7 @@ def list_peers() -> list[System]:
     return [
         System("FastAPI", start_peer, "fastapi_app"),
         System("LitServe", start_peer, "litserve_app"),
-        System("BentoML", start_peer, "bentoml_app", body=_LIST, read=lambda document: document[0]),
+        System("BentoML", start_peer, "bentoml_app", body=_QUERIES, read=lambda document: document[0]),
         System("MLServer", start_peer, "mlserver_app", route="/v2/models/doggos/infer", body=_V2, read=_read_v2),
         System("KServe sample", start_peer, "kserve_app", route="/v1/models/doggos:predict", body=_V1, read=_read_v1),
         System("Ray, mended", start_peer, "ray_mended"),
@@ -140,7 +140,7 @@ def read_settings() -> dict[str, Any]:
     return json.loads(SETTINGS.read_text())  # type: ignore[no-any-return]
 
 
-_LIST = f'{{"queries": [{QUERY}]}}'
+_QUERIES = f'{{"queries": [{QUERY}]}}'
 _V1 = f'{{"instances": [{QUERY}]}}'
 _V2 = json.dumps({"inputs": [{"name": "query", "shape": [1, 1], "datatype": "BYTES", "data": [QUERY]}]})
 

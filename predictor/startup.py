@@ -59,7 +59,7 @@ def _load_openvino(settings: PredictorSettings) -> tuple[Engine, Mapping[str, st
 
 
 def limit_spinning() -> None:
-    """Before torch is imported: how often a thread of OpenMP's looks for work before it sleeps, for 1 ms or so.
+    """Have OpenMP's threads look for work for 1 ms or so before they sleep; to be called before torch is imported.
 
     By default it is some 15, which are taken from the transformer beside it, whose turn is between the forwards.
     """

@@ -35,17 +35,22 @@ _TIFF_SHORTS = (3, 8)
 
 def refuse_bombs(data: bytes) -> None:
     """Raise InvalidRequest for a file with far more parts than pictures have."""
-    if data.startswith(b"\xff\xd8") and _has_more(data, _EITHER_IN_JPEG, min(most for _, most in _MOST_IN_JPEG)):
-        _refuse_many(data, _MOST_IN_JPEG)
+    if data.startswith(b"\xff\xd8"):
+        _refuse_jpeg(data)
     if data.startswith(b"\x89PNG"):
-        _refuse_many(data, _MOST_IN_PNG)
-    if data.startswith(b"\xff\xd8") and find_scan(data)[1] > _MOST_JPEG_STEPS:
-        raise InvalidRequest("the JPEG has too many markers or bytes between them; save it again with another program")
+        _refuse_too_many(data, _MOST_IN_PNG)
     if data.startswith((b"II", b"MM")) and _count_tiff_values(data) > _MOST_TIFF_VALUES:
         raise InvalidRequest("the TIFF has too many strips, tiles or tags; save it again with another program")
 
 
-def _refuse_many(data: bytes, kinds: Iterable[tuple[re.Pattern[bytes], int]]) -> None:
+def _refuse_jpeg(data: bytes) -> None:
+    if _has_more(data, _EITHER_IN_JPEG, min(most for _, most in _MOST_IN_JPEG)):
+        _refuse_too_many(data, _MOST_IN_JPEG)
+    if find_scan(data)[1] > _MOST_JPEG_STEPS:
+        raise InvalidRequest("the JPEG has too many markers or bytes between them; save it again with another program")
+
+
+def _refuse_too_many(data: bytes, kinds: Iterable[tuple[re.Pattern[bytes], int]]) -> None:
     for part, most in kinds:
         if _has_more(data, part, most):
             raise InvalidRequest(

@@ -186,6 +186,9 @@ def test_what_is_not_a_number_agrees_with_nothing() -> None:
     assert tie.same_top == 1 and tie.largest_difference == pytest.approx(0.1)
     changed = compare(replace(reference, probabilities=probabilities[:, ::-1]), reference)
     assert changed.same_top == 0.5
+    unsure = np.array([[0.56, 0.44], [0.04, 0.001]], np.float32)
+    other_way = replace(reference, probabilities=unsure[:, ::-1])
+    assert compare(other_way, replace(reference, probabilities=unsure)).same_top == 0
     lost = compare(
         replace(
             reference, embedding=np.full_like(embedding, np.nan), probabilities=np.full_like(probabilities, np.nan)
