@@ -49,10 +49,14 @@ def is_sound(rounds: Sequence[Round]) -> bool:
     return all(one["requests"] and not one["errors"] and not one["not_2xx"] for one in rounds)
 
 
+def _show(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
 def _row(name: str, level: str, rounds: Sequence[Round], agreement: Mapping[str, float]) -> Sequence[str]:
     errors = sum(one["errors"] + one["not_2xx"] for one in rounds)
     keys = ("per_second", "p50", "p99", "core_ms")
-    figures = [f"{median(rounds, key):.1f}" if is_sound(rounds) else "-" for key in keys]
+    figures = [_show(median(rounds, key)) if is_sound(rounds) else "-" for key in keys]
     costs = [f"{median(rounds, key):.2f}" for key in ("client_core_ms", "host_core_ms")]
     agrees = [f"{agreement[key]:.0%}" for key in ("same_best", "matches_in_common")]
     memory = f"{max(one['megabytes'] for one in rounds):.0f}"
