@@ -33,13 +33,13 @@ class Target:
 
     @property
     def met(self) -> str:
-        """By the medians, and in how many rounds where not all of them say the same."""
+        """By the medians; not decided where not all rounds say the same."""
         if self.found is None:
             return "not measured"
-        is_met = self._is_met(self.found)
-        verdict, count = "yes" if is_met else "no", sum(map(self._is_met, self.rounds))
-        is_unanimous = count == (len(self.rounds) if is_met else 0)
-        return verdict if is_unanimous else f"{verdict}, {count} of {len(self.rounds)}"
+        is_met, count = self._is_met(self.found), sum(map(self._is_met, self.rounds))
+        if count != (len(self.rounds) if is_met else 0):
+            return f"undecided, {count} of {len(self.rounds)}"
+        return "yes" if is_met else "no"
 
     def _is_met(self, value: float) -> bool:
         return value <= self.wanted if self.most else value >= self.wanted
@@ -167,17 +167,21 @@ def _start_targets(found: Any) -> Iterator[Target]:
         ("predictor, OpenVINO int8", 4.5),
         ("predictor, torch", 9.0),
     ):
-        yield Target(f"ready: {name}", most, _median_start(found, name, "seconds"), " s", most=True)
-    memory = _median_start(found, "transformer", "megabytes")
+        rounds = _start_rounds(found, name, "seconds")
+        yield Target(f"ready: {name}", most, _median(rounds), " s", most=True, rounds=rounds)
+    memory = _median(_start_rounds(found, "transformer", "megabytes"))
     above = None if memory is None else memory - INDEX_MEGABYTES
     yield Target("memory of the transformer without its index", 250, above, " MB", most=True)
     for precision, most in (("bf16", 850), ("int8", 500)):
-        taken = _median_start(found, f"predictor, OpenVINO {precision}", "megabytes")
+        taken = _median(_start_rounds(found, f"predictor, OpenVINO {precision}", "megabytes"))
         yield Target(f"memory of the predictor, OpenVINO {precision}", most, taken, " MB", most=True)
 
 
-def _median_start(found: Any, name: str, key: str) -> float | None:
-    values = found["rounds"].get(name, {}).get(key, ()) if found else ()
+def _start_rounds(found: Any, name: str, key: str) -> Sequence[float]:
+    return found["rounds"].get(name, {}).get(key, ()) if found else ()
+
+
+def _median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
