@@ -98,9 +98,12 @@ class PictureServer(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def picture_server(folder: Path, port: int = 0) -> Iterator[str]:
-    """Serve a folder of pictures on loopback; yields its URL."""
+    """Serve a folder of pictures on loopback; yields its URL. Raises StartError for a port that cannot be had."""
     handler = functools.partial(_QuietFiles, directory=str(folder))
-    server = PictureServer((LOOPBACK, port), handler)
+    try:
+        server = PictureServer((LOOPBACK, port), handler)
+    except OSError as error:
+        raise StartError(f"the pictures' port {port} cannot be had ({error.strerror}): stop what has it") from None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://{LOOPBACK}:{server.server_port}"

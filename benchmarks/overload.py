@@ -17,7 +17,7 @@ from benchmarks.rounds import Results, describe_machine, show_machine, show_tabl
 from benchmarks.starting import start_ours
 from benchmarks.systems import System, list_systems
 from benchmarks.trial import picture_host
-from benchmarks.workload import SMALL, make_workload
+from benchmarks.workload import SMALL, Workload, make_workload
 from serving.program import run_program
 from serving.settings import at_least, load_settings, setting
 
@@ -46,10 +46,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Find the capacity, then offer multiples of it."""
     settings = load_settings(OverloadSettings, "python -m benchmarks.overload", "BENCH_", argv, environ)
     stop_at_signals()
-    workload = make_workload()
-    systems = list_systems(workload, flags=())  # how long a request may take is part of what is measured
+    systems = list_systems(Workload(), flags=())  # how long a request may take is part of what is measured
     check_names("--system", [settings.system], systems)
-    system = systems[settings.system]
+    system, workload = systems[settings.system], make_workload()
     machine = describe_machine("kserve", "uvicorn", "openvino")
     results = Results("overload" if settings.system == OURS else "overload-other")  # the targets are about ours
 

@@ -17,7 +17,8 @@ from benchmarks.rounds import Results, describe_machine, show_machine, show_tabl
 from benchmarks.starting import GRPC, LOGS, start_ours
 from benchmarks.systems import System, list_systems
 from benchmarks.trial import WARM_UP, picture_host, settle
-from benchmarks.workload import SIZES, SMALL, make_workload
+from benchmarks.workload import SIZES, SMALL, Workload, make_workload
+from serving.errors import SettingError
 from serving.program import run_program
 from serving.settings import at_least, load_settings, one_of, setting
 
@@ -34,7 +35,7 @@ class ProfileSettings:
 
     systems: tuple[str, ...] = setting(
         ("ours, torch fp32", "ours, OpenVINO fp32", "ours, OpenVINO bf16", "ours, OpenVINO int8"),
-        "of benchmarks.serve, separated by semicolons",
+        "ours only, as benchmarks.serve names them, separated by semicolons",
         parse=split_names,
     )
     pictures: str = setting(SMALL, ", ".join(SIZES), parse=one_of(*SIZES))
@@ -47,10 +48,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Measure, print and write every round."""
     settings = load_settings(ProfileSettings, "python -m benchmarks.profile", "BENCH_", argv, environ)
     stop_at_signals()
-    workload = make_workload(pictures=settings.pictures)
-    systems = {name: one for name, one in list_systems(workload).items() if _can_be_taken_apart(one)}
+    systems = {name: one for name, one in list_systems(Workload()).items() if _can_be_taken_apart(one)}
     check_names("--systems", settings.systems, systems)
+    workload = make_workload(pictures=settings.pictures)
     names = [name for name in settings.systems if (folder := systems[name].exported) is None or folder.exists()]
+    if not names:
+        raise SettingError("--systems: name one that can be measured here")
     machine, found = describe_machine("torch", "openvino"), list[Found]()
     results = Results("profile" if settings == ProfileSettings() else "profile-part")  # the page has whole ones
     with picture_host(workload.pictures(settings.pictures)) as host:

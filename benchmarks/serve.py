@@ -10,7 +10,7 @@ from benchmarks.rounds import Results, describe_machine, show_machine, stop_at_s
 from benchmarks.served import show_parts
 from benchmarks.systems import list_systems
 from benchmarks.trial import Trial
-from benchmarks.workload import SIZES, make_workload
+from benchmarks.workload import SIZES, Workload, make_workload
 from serving.errors import SettingError
 from serving.program import run_program
 from serving.settings import load_settings, one_of, setting
@@ -65,7 +65,7 @@ def _show(trials: Sequence[tuple[Part, Trial]]) -> None:
 
 
 def _choose_parts(settings: ServeSettings) -> tuple[Part, ...]:
-    check_names("--systems", settings.systems, (*BARE, *list_systems(make_workload())))
+    check_names("--systems", settings.systems, (*BARE, *list_systems(Workload())))
     if settings.pictures and settings.pictures not in SIZES:
         raise SettingError(f"--pictures: use one of {', '.join(SIZES)}")
     if settings.pictures:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Print the table."""
     newest = read_all()
     if not any(newest.values()):
-        raise ArtefactError("nothing was measured yet: make bench")
+        raise ArtefactError("nothing whole was measured yet: make bench-quick")
     for name, found in newest.items():
         print(f"{name}: {show_machine(found['machine']) if found else 'not measured'}")
     print(show_targets(newest))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from demo import main
+from launch import StartError, picture_server
 from serving.errors import SettingError
 from workshop import Workshop
 
@@ -29,3 +30,10 @@ def test_one_class_is_refused_before_minutes_of_work(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="has one class only"):
         main([], environ)
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_taken_port_of_the_pictures_is_named(tmp_path: Path) -> None:
+    with picture_server(tmp_path) as first:
+        port = int(first.rsplit(":", 1)[1])
+        with pytest.raises(StartError, match=f"pictures' port {port} cannot be had"), picture_server(tmp_path, port):
+            pass
