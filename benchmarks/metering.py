@@ -13,6 +13,8 @@ import psutil
 
 MARK = "BENCHMARK_SYSTEM"
 TICKS = os.sysconf("SC_CLK_TCK")
+FORWARD, DECODE, TRANSFORMER_LOOP, PREDICTOR_LOOP = "forward", "decode", "transformer's loop", "predictor's loop"
+PARTS = (FORWARD, DECODE, TRANSFORMER_LOOP, PREDICTOR_LOOP)  # of ours
 RESET_PEAK = "5"  # what /proc/PID/clear_refs takes to begin a new high-water mark (proc_pid_clear_refs(5))
 
 
@@ -69,6 +71,16 @@ def children_cpu_seconds() -> float:
     """Used by this process's children that it has waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def measure_parts(meter: Meter) -> dict[str, float]:
+    """Seconds of the cores for each part of ours: the loops are first threads, all other threads compute."""
+    used = dict.fromkeys(PARTS, 0.0)
+    for process in meter.processes():
+        parts = (TRANSFORMER_LOOP, DECODE) if "transformer" in process.cmdline() else (PREDICTOR_LOOP, FORWARD)
+        for part, seconds in zip(parts, split_seconds(process.pid), strict=True):
+            used[part] += seconds
+    return used
 
 
 def split_seconds(pid: int) -> tuple[float, float]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.metering import Meter
-from benchmarks.names import check_names
+from benchmarks.flags import check_names
+from benchmarks.metering import DECODE, FORWARD, PREDICTOR_LOOP, TRANSFORMER_LOOP, Meter, measure_parts
 from benchmarks.open_loop import OpenLoop, Outcome, encode_post
-from benchmarks.profile import DECODE, FORWARD, PREDICTOR_LOOP, TRANSFORMER_LOOP, measure_parts
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
 from benchmarks.starting import start_ours
 from benchmarks.systems import System, list_systems

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.profile import PARTS, group_rounds
+from benchmarks.metering import PARTS
+from benchmarks.profile import group_rounds
 from benchmarks.rounds import find_newest
 from benchmarks.served import Served
 from benchmarks.systems import WITHOUT_MODEL

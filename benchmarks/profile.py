@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.metering import Meter, split_seconds
-from benchmarks.names import check_names, split_levels, split_names
+from benchmarks.flags import check_names, split_levels, split_names
+from benchmarks.metering import FORWARD, PARTS, Meter, measure_parts
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
 from benchmarks.starting import GRPC, LOGS, start_ours
 from benchmarks.systems import System, list_systems
@@ -24,8 +24,6 @@ from serving.settings import at_least, load_settings, one_of, setting
 
 # decode: with the wait for a thread; beyond: all but decode and forward, so with the queue.
 STAGES = ("whole", "download", "decode", "hop", "queue", "forward", "search", "rest", "beyond")
-FORWARD, DECODE, TRANSFORMER_LOOP, PREDICTOR_LOOP = "forward", "decode", "transformer's loop", "predictor's loop"
-PARTS = (FORWARD, DECODE, TRANSFORMER_LOOP, PREDICTOR_LOOP)
 Found = dict[str, Any]
 
 
@@ -97,16 +95,6 @@ def _take_apart(
         "milliseconds": {stage: statistics.median(one[stage] for one in stages) for stage in STAGES},
         "core_ms": {part: 1000 * (after[part] - before[part]) / good for part in PARTS},
     }
-
-
-def measure_parts(meter: Meter) -> dict[str, float]:
-    """Seconds that each part has had of the cores: the loops are their processes' first threads, all else computes."""
-    used = dict.fromkeys(PARTS, 0.0)
-    for process in meter.processes():
-        parts = (TRANSFORMER_LOOP, DECODE) if "transformer" in process.cmdline() else (PREDICTOR_LOOP, FORWARD)
-        for part, seconds in zip(parts, split_seconds(process.pid), strict=True):
-            used[part] += seconds
-    return used
 
 
 def _read_lines(log: Path, begin: int) -> Iterator[Mapping[str, Any]]:

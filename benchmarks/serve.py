@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.names import check_names, split_levels, split_names
+from benchmarks.flags import check_names, split_levels, split_names
 from benchmarks.plans import BARE, PLANS, TAKES, Part
 from benchmarks.rounds import Results, describe_machine, show_machine, stop_at_signals
 from benchmarks.served import show_parts

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.names import check_names, split_names
+from benchmarks.flags import check_names, split_names
 from benchmarks.plans import Part
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
 from benchmarks.serve_table import is_sound, median

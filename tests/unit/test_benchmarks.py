@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from benchmarks import rounds as rounds_module
-from benchmarks.metering import Meter, split_seconds
+from benchmarks.metering import DECODE, FORWARD, PREDICTOR_LOOP, TRANSFORMER_LOOP, Meter, measure_parts, split_seconds
 from benchmarks.open_loop import LOST, OpenLoop, encode_post
 from benchmarks.page import PAGE, TABLES, fill
 from benchmarks.plans import BARE, PLANS, TAKES, Part
-from benchmarks.profile import DECODE, FORWARD, PREDICTOR_LOOP, TRANSFORMER_LOOP, join_lines, measure_parts
+from benchmarks.profile import join_lines
 from benchmarks.served import Served
 from benchmarks.systems import TRIED, list_systems, read_settings
 from benchmarks.targets import list_targets
