@@ -101,6 +101,7 @@ class OpenLoop:
         outcome, end = Outcome(0, seconds), begin + seconds
 
         async def keep_asking() -> None:
+            await self._ask(outcome)
             while time.perf_counter() < end:
                 await self._ask(outcome)
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.halves import show_halves
 from benchmarks.overload import show_rates
 from benchmarks.plots import draw
-from benchmarks.profile import show_levels
+from benchmarks.profiled import show_profile
 from benchmarks.rounds import read_newest, show_machine
 from benchmarks.served import show_parts
 from benchmarks.start import show_starts
@@ -22,7 +22,7 @@ from serving.program import run_program
 PAGE, IMAGES = Path("docs/benchmarks.md"), Path("docs/images")
 TABLES: Mapping[str, Callable[[Any], str]] = {
     "serve": show_parts,
-    "profile": lambda figures: show_levels(figures["levels"]),
+    "profile": show_profile,
     "overload": lambda figures: show_rates(figures["rates"]),
     "start": lambda figures: show_starts(figures["rounds"]),
     "halves": lambda figures: show_halves(figures["rounds"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.metering import PARTS
-from benchmarks.profile import group_rounds
+from benchmarks.profiled import group_rounds, take_core_ms
 from benchmarks.rounds import find_newest
 from benchmarks.served import Served
 from benchmarks.systems import WITHOUT_MODEL
@@ -135,10 +135,10 @@ def draw_decode(figure: Any, figures: Figures) -> None:
 def draw_profile(figure: Any, figures: Figures) -> None:
     """Core-ms of a request, one part after the other."""
     axes = figure.subplots()
-    grouped = dict(reversed(group_rounds(figures["levels"]).items()))
+    grouped = dict(reversed(list(group_rounds(figures).items())))
     names, ends = [f"{name}, {level}" for name, level in grouped], [0.0] * len(grouped)
     for part in PARTS:
-        medians = [statistics.median(one["core_ms"][part] for one in rounds) for rounds in grouped.values()]
+        medians = [statistics.median(map(take_core_ms(part), rounds)) for rounds in grouped.values()]
         axes.barh(names, medians, left=ends, label=part)
         ends = [end + median for end, median in zip(ends, medians, strict=True)]
     axes.set(title="core-ms of a request")

@@ -1,35 +1,43 @@
-"""`python -m benchmarks.profile`: where a request's time and the cores' time go in ours.
+"""`python -m benchmarks.profile`: where a request's time and the cores' time go in ours, in turn with the bare limit.
 
 A request's by the lines that both servers log of it, the cores' by the kernel's count of each thread. The stages are of
-the same requests, so that a machine whose speed changes moves all of them.
+the same requests and *bare* is of the seconds before them, so that a machine whose speed changes moves all of them.
 """
 
+import asyncio
 import json
 import statistics
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import uvloop
 
 from benchmarks.flags import check_names, split_levels, split_names
-from benchmarks.metering import FORWARD, PARTS, Meter, measure_parts
-from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
-from benchmarks.starting import GRPC, LOGS, start_ours
+from benchmarks.limit import ALONE, BATCHES, Measure, running_bare
+from benchmarks.metering import PARTS, Meter, measure_parts
+from benchmarks.open_loop import OpenLoop, Outcome, encode_post
+from benchmarks.plans import BARE
+from benchmarks.profiled import STAGES, show_profile
+from benchmarks.rounds import Results, describe_machine, show_machine, stop_at_signals
+from benchmarks.starting import LOGS
 from benchmarks.systems import System, list_systems
 from benchmarks.trial import WARM_UP, picture_host, settle
 from benchmarks.workload import SIZES, SMALL, Workload, make_workload
-from serving.errors import SettingError
+from serving.errors import ArtefactError, SettingError
 from serving.program import run_program
 from serving.settings import at_least, load_settings, one_of, setting
 
-# decode: with the wait for a thread; beyond: all but decode and forward, so with the queue.
-STAGES = ("whole", "download", "decode", "hop", "queue", "forward", "search", "rest", "beyond")
-Found = dict[str, Any]
+OK = 200
+SLICE = 4.0  # seconds of ours after which bare has its turn; one request where there is one at a time
+BARE_SHARE = 0.6  # of these seconds: it needs fewer, because nothing has to fill up first
 
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """Ask ours, in turn, and take apart what an answer took."""
+    """Ask ours, in turn with the bare limit, and take apart what an answer took."""
 
     systems: tuple[str, ...] = setting(
         ("ours, torch fp32", "ours, OpenVINO fp32", "ours, OpenVINO bf16", "ours, OpenVINO int8"),
@@ -37,8 +45,8 @@ class ProfileSettings:
         parse=split_names,
     )
     pictures: str = setting(SMALL, ", ".join(SIZES), parse=one_of(*SIZES))
-    concurrency: tuple[int, ...] = setting((1, 8), "requests at a time, with commas", parse=split_levels)
-    seconds: float = setting(8.0, "of each level", parse=at_least(1, float))
+    concurrency: tuple[int, ...] = setting((1, 8, 32), "requests at a time, with commas", parse=split_levels)
+    seconds: float = setting(12.0, "of each level, those of bare not counted", parse=at_least(1, float))
     rounds: int = setting(3, "times that each is started", parse=at_least(1))
 
 
@@ -46,55 +54,101 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Measure, print and write every round."""
     settings = load_settings(ProfileSettings, "python -m benchmarks.profile", "BENCH_", argv, environ)
     stop_at_signals()
-    systems = {name: one for name, one in list_systems(Workload()).items() if _can_be_taken_apart(one)}
+    systems = {name: one for name, one in list_systems(Workload()).items() if _name_bare(name) in BARE}
     check_names("--systems", settings.systems, systems)
     workload = make_workload(pictures=settings.pictures)
     names = [name for name in settings.systems if (folder := systems[name].exported) is None or folder.exists()]
     if not names:
         raise SettingError("--systems: name one that can be measured here")
-    machine, found = describe_machine("torch", "openvino"), list[Found]()
+    machine, found = describe_machine("torch", "openvino"), list[dict[str, Any]]()
     results = Results("profile" if settings == ProfileSettings() else "profile-part")  # the page has whole ones
     with picture_host(workload.pictures(settings.pictures)) as host:
         for name in settings.rounds * names:
-            with systems[name].running(workload) as (address, meter):
-                systems[name].wait_until_ready(address, host.urls[0], meter)
-                for one in _measure(systems[name], address, host.urls, meter, settings):
-                    found.append(one)
-                    results.write({"machine": machine, "levels": found})
+            print(name, file=sys.stderr, flush=True)
+            for level in _measure(systems[name], workload, host.urls, settings):
+                found.append(level)
+                results.write({"machine": machine, "levels": found})
     print(show_machine(machine))
-    print(show_levels(found))
+    print(show_profile({"levels": found}))
     print(results.file)
 
 
-def _can_be_taken_apart(system: System) -> bool:
-    return system.start is start_ours and not system.name.endswith(GRPC)
+def _name_bare(system: str) -> str:
+    """The limit of one of ours: the same export in the same engine."""
+    return system.replace("ours", "bare")
 
 
 def _measure(
-    system: System, address: str, urls: Sequence[str], meter: Meter, settings: ProfileSettings
-) -> Iterator[Found]:
-    system.load(address, urls, *WARM_UP)
-    for level in settings.concurrency:
-        settle(meter)
-        taken = _take_apart(system, address, urls, meter, level, settings.seconds)
-        yield {"system": system.name, "at_once": level, **taken}
+    system: System, workload: Workload, urls: Sequence[str], settings: ProfileSettings
+) -> Iterator[dict[str, Any]]:
+    """Each level of a system that is started for them, with its own bare limit beside it."""
+    folder, engine = BARE[_name_bare(system.name)]
+    pictures = workload.pictures(settings.pictures)
+    with (
+        system.running(workload) as (address, meter),
+        running_bare(workload.root / folder, engine, pictures) as limit,
+    ):
+        system.wait_until_ready(address, urls[0], meter)
+        with _Ours(system, address, urls, meter) as ours:
+            ours.ask(*WARM_UP)
+            for level in settings.concurrency:
+                yield {"system": system.name, "at_once": level, **_measure_level(ours, limit, level, settings.seconds)}
 
 
-def _take_apart(
-    system: System, address: str, urls: Sequence[str], meter: Meter, level: int, seconds: float
-) -> Mapping[str, Any]:
-    logs = [LOGS / f"{system.name}-{process}.log" for process in "tp"]
-    begins = [log.stat().st_size for log in logs]
-    before = measure_parts(meter)
-    load = system.load(address, urls, level, seconds)
-    after = measure_parts(meter)
-    good = load["requests"] - load["not_2xx"]
-    stages = list(join_lines(*(_read_lines(log, begin) for log, begin in zip(logs, begins, strict=True))))
-    return {
-        "per_second": good / load["seconds"],
-        "milliseconds": {stage: statistics.median(one[stage] for one in stages) for stage in STAGES},
-        "core_ms": {part: 1000 * (after[part] - before[part]) / good for part in PARTS},
-    }
+def _measure_level(ours: "_Ours", limit: Measure, level: int, seconds: float) -> dict[str, Any]:
+    """Bare and ours in turn until ours had its seconds; one picture each where there is one request at a time."""
+    what, share = (ALONE, 0.0) if level == 1 else (BATCHES, SLICE)
+    bare, outcomes = list[Mapping[str, float]](), list[Outcome]()
+    settle(ours.meter)
+    ours.begin()
+    while sum(outcome.seconds for outcome in outcomes) < seconds:
+        bare.append(limit(what, BARE_SHARE * share))
+        outcomes.append(ours.ask(level, share))
+    medians = {key: statistics.median(one[key] for one in bare) for key in bare[0]}
+    return {"bare": medians, "ours": ours.take_apart(outcomes)}
+
+
+class _Ours:
+    """A running service of ours, and a client that keeps its connections."""
+
+    def __init__(self, system: System, address: str, urls: Sequence[str], meter: Meter) -> None:
+        self.meter = meter
+        self._logs = [LOGS / f"{system.name}-{process}.log" for process in "tp"]
+        bodies = [system.body.replace("URL", url).encode() for url in urls]
+        requests = [encode_post(address, system.route, "application/json", body) for body in bodies]
+        self._client, self._loop = OpenLoop(address, requests), asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.close()
+
+    def ask(self, level: int, seconds: float) -> Outcome:
+        """Until all that were asked have answered: what was left undone would cost, and count as nothing."""
+        outcome = self._loop.run(self._client.find_capacity(level, seconds))
+        if set(outcome.taken) != {OK}:
+            counts = {status: len(taken) for status, taken in outcome.taken.items()}
+            raise ArtefactError(f"not all requests were answered, by status: {counts}; see {self._logs}")
+        return outcome
+
+    def begin(self) -> None:
+        """What is asked from now on is what `take_apart` tells of."""
+        self._begins = [log.stat().st_size for log in self._logs]
+        self._before = measure_parts(self.meter)
+
+    def take_apart(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Answers per second, the medians of each stage, and the core-ms of each part."""
+        after = measure_parts(self.meter)
+        taken = [milliseconds for outcome in outcomes for milliseconds in outcome.taken[OK]]
+        lines = (_read_lines(log, begin) for log, begin in zip(self._logs, self._begins, strict=True))
+        stages = list(join_lines(*lines))
+        return {
+            "per_second": len(taken) / sum(outcome.seconds for outcome in outcomes),
+            "p50": statistics.median(taken),
+            "milliseconds": {stage: statistics.median(one[stage] for one in stages) for stage in STAGES},
+            "core_ms": {part: 1000 * (after[part] - self._before[part]) / len(taken) for part in PARTS},
+        }
 
 
 def _read_lines(log: Path, begin: int) -> Iterator[Mapping[str, Any]]:
@@ -102,7 +156,7 @@ def _read_lines(log: Path, begin: int) -> Iterator[Mapping[str, Any]]:
     with log.open("rb") as file:
         file.seek(begin)
         lines = [json.loads(line) for line in file if line.startswith(b"{")]  # libraries may say something, too
-    yield from (line for line in lines if line["message"] == "request" and line["code"] == 200)
+    yield from (line for line in lines if line["message"] == "request" and line["code"] == OK)
 
 
 def join_lines(
@@ -124,31 +178,6 @@ def join_lines(
                 "rest": whole - sum(here.values()),
                 "beyond": whole - here["decode"] - there["forward"],
             }
-
-
-def group_rounds(levels: Sequence[Found]) -> dict[tuple[str, int], list[Found]]:
-    """Those of each system at each level."""
-    grouped: dict[tuple[str, int], list[Found]] = {}
-    for one in levels:
-        grouped.setdefault((one["system"], one["at_once"]), []).append(one)
-    return grouped
-
-
-def show_levels(levels: Sequence[Found]) -> str:
-    """Two tables, medians of the rounds: milliseconds of a request, and of the cores."""
-    times, costs = list[list[str]](), list[list[str]]()
-    for (name, level), rounds in group_rounds(levels).items():
-        times.append([name, str(level), *(_median(one["milliseconds"][stage] for one in rounds) for stage in STAGES)])
-        shares = [100 * one["core_ms"][FORWARD] / sum(one["core_ms"].values()) for one in rounds]
-        costs.append(
-            [name, str(level), *(_median(one["core_ms"][part] for one in rounds) for part in PARTS), _median(shares)]
-        )
-    head = ("system", "at once")
-    return f"{show_table((*head, *STAGES), times)}\n\n{show_table((*head, *PARTS, 'forward %'), costs)}"
-
-
-def _median(values: Iterable[float]) -> str:
-    return f"{statistics.median(values):.1f}"
 
 
 if __name__ == "__main__":

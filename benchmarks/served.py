@@ -68,17 +68,6 @@ class Served:
         """Pictures per second without a server."""
         return self.bare(bare, "pictures_per_second")
 
-    def core_ms_beyond(self, name: str, bare: str) -> float | None:
-        """Of a request at saturation, where batches are full, above batches of 8 without a server."""
-        most, theirs = self.saturation(name), self.bare(bare, "core_ms_at_8")
-        ours = self.figure(name, most[0], "core_ms") if most else None
-        return None if ours is None or theirs is None else ours - theirs
-
-    def added_ms(self, name: str, bare: str) -> float | None:
-        """The median time of a request alone, above that of its decode and its forward."""
-        ours, decode, forward = self.figure(name, 1, "p50"), self.bare(bare, "decode_ms"), self.bare(bare, "forward_ms")
-        return None if ours is None or decode is None or forward is None else ours - decode - forward
-
 
 def show_parts(figures: Any) -> str:
     """A table for each size of pictures."""

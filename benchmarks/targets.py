@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.profiled import added_core_ms, added_ms, find_saturation, group_rounds, share_of_limit
 from benchmarks.rounds import read_newest, show_machine, show_table
 from benchmarks.served import Served
 from benchmarks.systems import WITH_OUR_ENGINE
@@ -16,7 +17,7 @@ EQUALS = ("FastAPI", "LitServe", "BentoML", "MLServer", "KServe sample")
 ENGINES = ("torch fp32", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8")
 SAME_BEST = 0.98  # share of equal best classes below which a precision counts as another model
 DIM = 512
-MEASURED = ("serve", "overload", "start", "scale", "halves")
+MEASURED = ("serve", "profile", "overload", "start", "scale", "halves")
 INDEX_MEGABYTES = ROWS * DIM * 4 / 2**20  # as the meter counts them
 
 
@@ -75,6 +76,7 @@ def show_targets(newest: Mapping[str, Any]) -> str:
 def list_targets(newest: Mapping[str, Any]) -> Iterator[Target]:
     """All of them."""
     yield from _by_round(Served(newest["serve"]))
+    yield from _limit_targets(newest["profile"])
     yield from _overload_targets(newest["overload"])
     yield from _start_targets(newest["start"])
     # The cluster's figures have no two predictors without --pixels.
@@ -125,7 +127,6 @@ def _serve_targets(served: Served, whole: Served) -> Iterator[Target]:
         ):
             ratio = _over(ours, served.p99(_find_quickest(whole, names, level), level))
             yield Target(f"p99 at {level} / the lowest of the others with {which}", 1, ratio, " times", most=True)
-    yield from _limit_targets(served)
 
 
 def _find_fastest(served: Served, names: Sequence[str]) -> str:
@@ -140,15 +141,18 @@ def _find_quickest(served: Served, names: Sequence[str], level: int) -> str:
     return min(times, key=times.__getitem__, default="")
 
 
-def _limit_targets(served: Served) -> Iterator[Target]:
-    limit, most = served.limit("bare, OpenVINO fp32"), served.saturation("ours, OpenVINO fp32")
-    yield Target("throughput at saturation / forward + decode, OpenVINO fp32", 0.9, _over(most and most[1], limit))
+def _limit_targets(figures: Any) -> Iterator[Target]:
+    levels = group_rounds(figures)
+    shares = [share_of_limit(one) for one in find_saturation(levels, "ours, OpenVINO fp32")]
+    what = "throughput at saturation / forward + decode, OpenVINO fp32"
+    yield Target(what, 0.9, _median(shares), rounds=shares)
     for engine in ENGINES:
-        beyond = served.core_ms_beyond(f"ours, {engine}", f"bare, {engine}")
-        yield Target(f"core-ms a request at saturation beyond forward + decode, {engine}", 4, beyond, " ms", most=True)
+        beyond = [added_core_ms(one) for one in find_saturation(levels, f"ours, {engine}")]
+        what = f"core-ms a request at saturation beyond forward + decode, {engine}"
+        yield Target(what, 4, _median(beyond), " ms", most=True, rounds=beyond)
     for engine in ENGINES:
-        added = served.added_ms(f"ours, {engine}", f"bare, {engine}")
-        yield Target(f"p50 at 1 less forward less decode, {engine}", 4, added, " ms", most=True)
+        added = [added_ms(one) for one in levels.get((f"ours, {engine}", 1), ())]
+        yield Target(f"p50 at 1 less forward less decode, {engine}", 4, _median(added), " ms", most=True, rounds=added)
 
 
 def _overload_targets(found: Any) -> Iterator[Target]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agreement import Answer, compare, read_reference
+from benchmarks.limit import ALONE, BATCHES, RESTED, running_bare
 from benchmarks.load import Unavailable, load_pictures
 from benchmarks.metering import Meter
 from benchmarks.plans import BARE, SLOW, Part
@@ -152,10 +153,10 @@ class Trial:
         if not self._part.concurrency:
             return
         folder, engine = BARE[name]
-        pictures = self._workload.pictures(self._part.pictures)
-        command = [sys.executable, "-m", "benchmarks.bare", str(self._workload.root / folder), engine, str(pictures)]
-        command += [str(2 * self._part.seconds)]
-        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        pictures, seconds = self._workload.pictures(self._part.pictures), self._part.seconds
+        with running_bare(self._workload.root / folder, engine, pictures) as limit:
+            shares = {ALONE: seconds, RESTED: seconds / 2, BATCHES: seconds}
+            found = {key: value for what, share in shares.items() for key, value in limit(what, share).items()}
         self.rounds.setdefault(name, []).append({"bare": found})
 
     def measure_means(self, host: PictureHost) -> None:

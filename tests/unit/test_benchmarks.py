@@ -19,7 +19,7 @@ from benchmarks.open_loop import LOST, OpenLoop, encode_post
 from benchmarks.page import PAGE, TABLES, fill
 from benchmarks.plans import BARE, PLANS, TAKES, Part
 from benchmarks.profile import join_lines
-from benchmarks.served import Served
+from benchmarks.profiled import STAGES, show_profile
 from benchmarks.systems import TRIED, list_systems, read_settings
 from benchmarks.targets import list_targets
 from benchmarks.trial import PictureHost, Trial
@@ -51,13 +51,12 @@ def serve(**systems: list[dict[str, Any]]) -> dict[str, Any]:
         "ours": "ours, OpenVINO fp32",
         "bf16": "ours, OpenVINO bf16",
         "ray": "Ray, mended",
-        "bare": "bare, OpenVINO fp32",
     }
     return {"parts": [{"pictures": "500x375", "rounds": {names[key]: found for key, found in systems.items()}}]}
 
 
 def find(figures: dict[str, Any] | None, what: str, **others: Any) -> str:
-    newest = {**dict.fromkeys(("overload", "start", "scale", "halves")), **others}
+    newest = {**dict.fromkeys(("profile", "overload", "start", "scale", "halves")), **others}
     (found,) = [target for target in list_targets({"serve": figures, **newest}) if target.what == what]
     return found.met
 
@@ -78,12 +77,31 @@ def test_a_precision_that_answers_otherwise_does_not_count() -> None:
     assert find(serve(ours=ours, bf16=rounds(load(300), same_best=0.9), ray=ray), best) == "no"
 
 
-def test_what_is_added_is_the_median_request_less_decode_and_forward() -> None:
-    figures = {"decode_ms": 3.0, "forward_ms": 43.5, "rested_forward_ms": 45.0, "core_ms_at_8": 57.0}
-    bare = [{"bare": {**figures, "pictures_per_second": 36.0}}]
-    served = Served(serve(ours=rounds(load(35, p50=50.0)), bare=bare))
-    assert served.added_ms("ours, OpenVINO fp32", "bare, OpenVINO fp32") == pytest.approx(3.5)
-    assert served.core_ms_beyond("ours, OpenVINO fp32", "bare, OpenVINO fp32") == pytest.approx(3.0)
+def in_turn(p50: float, level: int = 1, core_ms: float = 58.0, per_second: float = 20.0) -> dict[str, Any]:
+    one = {"decode_ms": 3.0, "forward_ms": 43.5, "core_ms_at_1": 88.0}
+    bare = one if level == 1 else {"pictures_per_second": 20.0, "core_ms_at_8": 55.0}
+    stages = {**dict.fromkeys(STAGES, 0.0), "decode": 3.1, "forward": 44.0}
+    costs = {FORWARD: core_ms - 4.5, DECODE: 2.0, TRANSFORMER_LOOP: 1.5, PREDICTOR_LOOP: 1.0}
+    ours = {"per_second": per_second, "p50": p50, "milliseconds": stages, "core_ms": costs}
+    return {"system": "ours, OpenVINO fp32", "at_once": level, "bare": bare, "ours": ours}
+
+
+def test_what_is_added_is_beyond_the_bare_limit_of_the_same_round() -> None:
+    alone, what = [in_turn(50.0), in_turn(49.5)], "p50 at 1 less forward less decode, OpenVINO fp32"
+    assert find(None, what, profile={"levels": alone}) == "yes"
+    assert find(None, what, profile={"levels": [*alone, in_turn(51.0)]}) == "undecided, 2 of 3"
+    assert find(None, what) == "not measured"
+
+
+def test_saturation_is_the_level_at_which_most_is_answered() -> None:
+    levels = [in_turn(400.0, level=8, core_ms=70, per_second=17.0), in_turn(900.0, level=32, per_second=18.5)]
+    profile = {"levels": [in_turn(50.0, per_second=15.0), *levels]}
+    share = "throughput at saturation / forward + decode, OpenVINO fp32"
+    cost = "core-ms a request at saturation beyond forward + decode, OpenVINO fp32"
+    assert find(None, share, profile=profile) == find(None, cost, profile=profile) == "yes"
+    assert find(None, cost, profile={"levels": levels[:1]}) == find(None, share, profile={"levels": levels[:1]}) == "no"
+    shown = show_profile(profile).splitlines()[4]
+    assert re.sub(" +", " ", shown) == "| ours, OpenVINO fp32 | 32 | 18.5 | 0.93 | | | | 58.0 | 3.0 | 0.5 |"
 
 
 def test_two_predictors_are_those_of_halves_where_the_cluster_measured_none() -> None:
