@@ -65,7 +65,8 @@ class MicroBatcher:
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         try:
-            return await asyncio.wait_for(work.answer, deadline.remaining())
+            async with asyncio.timeout(deadline.remaining()):
+                return await work.answer
         except TimeoutError:
             raise DeadlineExceeded("the predictor was too slow for the request's time") from None
         finally:

@@ -39,16 +39,25 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 async def run_for_caller(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
     """Do `work`, but cancel it when the caller closes the connection."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_wait_for_disconnect(request.receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise CallerGone("the caller went away before the answer")
-        return await task
-    finally:
-        gone.cancel()
+    task, gone = asyncio.current_task(), False
+    assert task
+
+    async def cancel_when_gone() -> None:
+        nonlocal gone
+        await _wait_for_disconnect(request.receive)
+        gone = True
         task.cancel()
+
+    # The work has no task of its own: it would begin, and its answer be taken, a turn of the event loop later.
+    watcher = asyncio.create_task(cancel_when_gone())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:  # nobody else cancelled it, too
+            raise CallerGone("the caller went away before the answer") from None
+        raise
+    finally:
+        watcher.cancel()
 
 
 async def _wait_for_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:

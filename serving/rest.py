@@ -29,6 +29,7 @@ from serving.repository_routes import repository_routes
 from serving.responses import error_response, json_response, service_error_response
 from serving.rest_codec import HEADER_LENGTH, decode_request, encode_response
 from serving.server_settings import ServerSettings
+from serving.shortcut import Shortcut
 from serving.tracing import Tracer
 
 Handler = Callable[[Request, Any], Awaitable[Response]]
@@ -56,16 +57,13 @@ def build_app(
     """All HTTP routes of a server, which `document` describes; `routes` come first."""
     app = FastAPI(openapi_url=None, redirect_slashes=False, telemetry=_QUIET)
     model = repository.model
-    for router in (
-        *([routes] if routes else []),
-        _v2_routes(model, settings.max_body_bytes),
-        repository_routes(repository),
-        docs_routes(document),
-    ):
+    infer = [*([routes] if routes else []), _v2_routes(model, settings.max_body_bytes)]
+    for router in (*infer, repository_routes(repository), docs_routes(document)):
         app.include_router(router)
     _add_kserve_routes(app, model)
     for kind, handler in _error_handlers().items():
         app.add_exception_handler(kind, handler)
+    app.add_middleware(Shortcut, routes=[route for router in infer for route in router.routes], model=model)
     app.add_middleware(Door, model=model)
     app.add_middleware(AccessLayer, metrics=metrics, budget=settings.request_timeout, tracer=tracer, held=held)
     return app
