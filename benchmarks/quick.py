@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quick`: what the targets need, in 50 minutes on an idle machine of two cores.
+"""`python -m benchmarks.quick`: what the targets need, in 70 minutes on an idle machine of two cores.
 
 Ctrl-C ends it early, and the targets are shown with what was measured until then.
 """
@@ -23,6 +23,7 @@ PATIENCE = 60.0  # seconds for one that is interrupted to stop its servers
 STEPS: Sequence[tuple[str, ...]] = (
     ("overload",),
     ("start",),
+    ("profile",),
     ("halves", "--seconds", "6"),
     ("serve", "--plan", "quick"),
 )
@@ -30,9 +31,9 @@ STEPS: Sequence[tuple[str, ...]] = (
 
 @dataclass(frozen=True)
 class QuickSettings:
-    """Overload, start, a second predictor, and everything side by side."""
+    """Overload, start, the limit, a second predictor, and everything side by side."""
 
-    minutes: float = setting(50.0, "after which it ends with what was measured", parse=at_least(1, float))
+    minutes: float = setting(70.0, "after which it ends with what was measured", parse=at_least(1, float))
     docs: bool = setting(False, "write the figures into docs/benchmarks.md and docs/images, too")
 
 

@@ -20,21 +20,25 @@ async def read_body(request: Request, limit: int) -> bytes:
     if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         raise UnsupportedContentType("the body must not be compressed: send it without Content-Encoding")
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    length = int(declared) if declared.isdigit() else -1
+    if length > limit:
         raise TooLarge(f"the body has more than {limit} bytes")
-    body = bytearray()  # not a list of chunks: the holes that those leave are not given back to the system
+    whole, body = b"", bytearray()  # not a list of chunks: the holes that those leave are not given back to the system
     try:
         async with asyncio.timeout(request.state.call.deadline.remaining()):
             async for chunk in request.stream():
                 if len(body) + len(chunk) > limit:
                     raise TooLarge(f"the body has more than {limit} bytes")
                 request.state.share.take(len(chunk))
-                body += chunk
+                if len(chunk) == length:  # all of it, as nearly always: no copy
+                    whole = chunk
+                else:
+                    body += chunk
     except TimeoutError:
         raise BodyTooSlow("the body did not arrive in the time that a request may take") from None
     except ClientDisconnect:
         raise CallerGone("the caller went away in the middle of the body") from None
-    return bytes(body)
+    return whole or bytes(body)
 
 
 async def run_for_caller(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
