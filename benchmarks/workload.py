@@ -71,6 +71,7 @@ def _make(target: Path, build: Callable[[Path], None]) -> None:
     """Build under another name first, so that an interrupted run leaves nothing half made."""
     if target.exists():
         return
+    print(f"making {target}", file=sys.stderr, flush=True)
     draft = target.with_name(target.name + ".draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)

@@ -139,7 +139,10 @@ def show_default(default: Any) -> str:
     """A default as a person would write it on the command line; empty when there is nothing to show."""
     if isinstance(default, bool):
         return "on" if default else "off"
-    return "" if default in ((), None) else str(default)
+    if isinstance(default, tuple):
+        texts = list(map(str, default))
+        return ("; " if any("," in text for text in texts) else ",").join(texts)
+    return "" if default is None else str(default)
 
 
 def _value(field: "dataclasses.Field[Any]", given: str | None, prefix: str, environ: Mapping[str, str]) -> Any:
