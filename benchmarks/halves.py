@@ -58,12 +58,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     print(results.file)
 
 
-def _compare_two(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """With one: the medians of the rounds."""
-    return {
-        "ratio": statistics.median(one["two"]["per_second"] / one["one"]["per_second"] for one in rounds),
-        "points_from_even": statistics.median(points_from_even(one["two"]["shares"]) for one in rounds),
-    }
+def _compare_two(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """With one: each round's figures, and their medians."""
+    ratios = [one["two"]["per_second"] / one["one"]["per_second"] for one in rounds]
+    points = [points_from_even(one["two"]["shares"]) for one in rounds]
+    medians = {"ratio": statistics.median(ratios), "points_from_even": statistics.median(points)}
+    return {**medians, "ratios": ratios, "points": points}
 
 
 def show_halves(rounds: Sequence[Mapping[str, Any]]) -> str:

@@ -32,6 +32,7 @@ from serving.settings import at_least, load_settings, one_of, setting
 
 OK = 200
 SLICE = 4.0  # seconds of ours after which bare has its turn; one request where there is one at a time
+SINGLE = ("decode_ms", "forward_ms")
 BARE_SHARE = 0.6  # of these seconds: it needs fewer, because nothing has to fill up first
 
 
@@ -104,8 +105,13 @@ def _measure_level(ours: "_Ours", limit: Measure, level: int, seconds: float) ->
     while sum(outcome.seconds for outcome in outcomes) < seconds:
         bare.append(limit(what, BARE_SHARE * share))
         outcomes.append(ours.ask(level, share))
-    medians = {key: statistics.median(one[key] for one in bare) for key in bare[0]}
-    return {"bare": medians, "ours": ours.take_apart(outcomes)}
+    return {"bare": pool(bare), "ours": ours.take_apart(outcomes)}
+
+
+def pool(slices: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Medians of what single pictures took, means of what many did and of what they cost: as those of ours are."""
+    averages = {key: statistics.median if key in SINGLE else statistics.fmean for key in slices[0]}
+    return {key: average(one[key] for one in slices) for key, average in averages.items()}
 
 
 class _Ours:
@@ -141,9 +147,12 @@ class _Ours:
         """Answers per second, the medians of each stage, and the core-ms of each part."""
         after = measure_parts(self.meter)
         taken = [milliseconds for outcome in outcomes for milliseconds in outcome.taken[OK]]
+        settle(self.meter)  # until the last lines are written
         lines = (_read_lines(log, begin) for log, begin in zip(self._logs, self._begins, strict=True))
         stages = list(join_lines(*lines))
         return {
+            "answers": len(taken),
+            "taken_apart": len(stages),
             "per_second": len(taken) / sum(outcome.seconds for outcome in outcomes),
             "p50": statistics.median(taken),
             "milliseconds": {stage: statistics.median(one[stage] for one in stages) for stage in STAGES},
