@@ -32,25 +32,23 @@ class Bare:
     def __init__(self, model_dir: str, engine: str, pictures: Path) -> None:
         limit_spinning()  # as the predictor does
         self._engine = load_engine(PredictorSettings(model_dir=model_dir, engine=engine, device="cpu"))
-        self._files = [path.read_bytes() for path in sorted(pictures.iterdir())]
-        self._numbers = itertools.count()
+        self._files = itertools.cycle([path.read_bytes() for path in sorted(pictures.iterdir())])
         for batch in (1, BATCH):
-            self._engine.predict(np.stack([self._decode(number) for number in range(batch)]))
+            self._engine.predict(np.stack([self._decode() for _ in range(batch)]))
 
     def measure(self, what: str, seconds: float) -> Mapping[str, float]:
-        """Milliseconds, core-ms and pictures per second, of what was asked for."""
+        """Milliseconds, core-ms and pictures per second, of what was asked for; ALONE takes 0 for one picture."""
         return {ALONE: self._one_by_one, RESTED: self._with_rests, BATCHES: self._in_batches}[what](seconds)
 
-    def _decode(self, number: int) -> Pixels:
-        return decode(self._files[number % len(self._files)], self._engine.size, exif_orientation=False)
+    def _decode(self) -> Pixels:
+        return decode(next(self._files), self._engine.size, exif_orientation=False)
 
     def _one_by_one(self, seconds: float) -> Mapping[str, float]:
-        """At least one picture."""
         decodes, forwards = list[float](), list[float]()
         begin_cpu, end = time.process_time(), time.perf_counter() + seconds
         while not forwards or time.perf_counter() < end:
             begin = time.perf_counter()
-            pixels = self._decode(next(self._numbers))
+            pixels = self._decode()
             decoded = time.perf_counter()
             self._engine.predict(pixels[None])
             decodes.append(decoded - begin)
@@ -61,7 +59,7 @@ class Bare:
 
     def _with_rests(self, seconds: float) -> Mapping[str, float]:
         """What a forward takes when the processor had nothing to do before it."""
-        pixels, forwards, end = self._decode(0)[None], [], time.perf_counter() + seconds
+        pixels, forwards, end = self._decode()[None], [], time.perf_counter() + seconds
         while time.perf_counter() < end:
             time.sleep(REST)
             begin = time.perf_counter()
@@ -72,11 +70,11 @@ class Bare:
     def _in_batches(self, seconds: float) -> Mapping[str, float]:
         """Full batches, while the next one is decoded: as many are decoded as are computed."""
         with ThreadPoolExecutor(cpu_limit()) as pool:
-            waiting, number = list(pool.map(self._decode, range(BATCH))), 0
+            waiting, number = [self._decode() for _ in range(BATCH)], 0
             begin_cpu, begin = time.process_time(), time.perf_counter()
             while time.perf_counter() < begin + seconds:
                 pixels = np.stack(waiting)
-                following = [pool.submit(self._decode, number + BATCH + i) for i in range(BATCH)]
+                following = [pool.submit(self._decode) for _ in range(BATCH)]
                 self._engine.predict(pixels)
                 waiting = [future.result() for future in following]
                 number += BATCH

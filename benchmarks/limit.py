@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.load import Unavailable
@@ -19,22 +19,27 @@ ALONE, RESTED, BATCHES = "alone", "rested", "batches"  # one by one, the same wi
 def running_bare(model_dir: Path, engine: str, pictures: Path) -> Iterator[Measure]:
     """Measures the limit when it is called, and uses no core between two calls; raises Unavailable if it ends."""
     command = [sys.executable, "-m", "benchmarks.bare", str(model_dir), engine, str(pictures)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
+        try:
+            yield _ask_through(process)
+        finally:
+            process.kill()
+
+
+def _ask_through(process: "subprocess.Popen[str]") -> Measure:
     assert process.stdin and process.stdout
     asking, answers = process.stdin, process.stdout
 
     def read() -> str:
         if line := answers.readline():
             return line
-        raise Unavailable(f"{' '.join(command)} ended")
+        raise Unavailable("the bare limit's process ended")
 
     def measure(what: str, seconds: float) -> Figures:
-        asking.write(f"{what} {seconds}\n")
+        with suppress(BrokenPipeError):  # it has ended, as reading finds
+            asking.write(f"{what} {seconds}\n")
         return json.loads(read())  # type: ignore[no-any-return]
 
-    try:
-        read()
-        yield measure
-    finally:
-        process.kill()
-        process.wait()
+    read()  # a line that says that it is warm
+    return measure

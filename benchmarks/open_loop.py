@@ -96,7 +96,7 @@ class OpenLoop:
         return outcome
 
     async def find_capacity(self, at_once: int, seconds: float) -> Outcome:
-        """What it answers when `at_once` callers wait for each answer before they ask again."""
+        """What it answers when `at_once` callers wait for each answer before they ask again, each once at least."""
         begin = time.perf_counter()
         outcome, end = Outcome(0, seconds), begin + seconds
 

@@ -155,8 +155,8 @@ class Trial:
         folder, engine = BARE[name]
         pictures, seconds = self._workload.pictures(self._part.pictures), self._part.seconds
         with running_bare(self._workload.root / folder, engine, pictures) as limit:
-            shares = {ALONE: seconds, RESTED: seconds / 2, BATCHES: seconds}
-            found = {key: value for what, share in shares.items() for key, value in limit(what, share).items()}
+            plan = {ALONE: seconds, RESTED: seconds / 2, BATCHES: seconds}
+            found = {key: value for what, time in plan.items() for key, value in limit(what, time).items()}
         self.rounds.setdefault(name, []).append({"bare": found})
 
     def measure_means(self, host: PictureHost) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from serving.errors import BodyTooSlow, CallerGone, TooLarge, UnsupportedContentType
@@ -19,8 +20,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """
     if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         raise UnsupportedContentType("the body must not be compressed: send it without Content-Encoding")
-    declared = request.headers.get("content-length", "")
-    length = int(declared) if declared.isdigit() else -1
+    length = read_length(request.headers)
     if length > limit:
         raise TooLarge(f"the body has more than {limit} bytes")
     whole, body = b"", bytearray()  # not a list of chunks: the holes that those leave are not given back to the system
@@ -41,8 +41,14 @@ async def read_body(request: Request, limit: int) -> bytes:
     return whole or bytes(body)
 
 
+def read_length(headers: Headers) -> int:
+    """The bytes that a body is said to have; -1 where nothing is said, or nothing that a body could have."""
+    text = headers.get("content-length", "")
+    return int(text) if text.isdecimal() and len(text) < 20 else -1
+
+
 async def run_for_caller(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Do `work`, but cancel it when the caller closes the connection."""
+    """Do `work`, which must not swallow a cancellation, but cancel it when the caller closes the connection."""
     task, gone = asyncio.current_task(), False
     assert task
 

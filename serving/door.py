@@ -7,6 +7,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.body import read_length
 from serving.errors import NotReady, QueueFull
 from serving.model import V2Model
 from serving.responses import service_error_response
@@ -37,8 +38,7 @@ class Door:
         """Whether it asks the model, in so few bytes that they are here already."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
             return False
-        length = Headers(scope=scope).get("content-length", "")
-        return length.isdecimal() and int(length) <= MOST_BYTES
+        return 0 <= read_length(Headers(scope=scope)) <= MOST_BYTES
 
 
 async def _read_to_end(receive: Receive, seconds: float) -> None:

@@ -36,7 +36,9 @@ class BoundedPool:
         self._taken += 1
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release, on_end))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), deadline.remaining())
+            # Not wait_for, which forgets that it was cancelled when the work has just ended (Python 3.11).
+            async with asyncio.timeout(deadline.remaining()):
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             raise DeadlineExceeded(f"the request's time was spent in the {self._name} queue") from None
 

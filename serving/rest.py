@@ -29,7 +29,7 @@ from serving.repository_routes import repository_routes
 from serving.responses import error_response, json_response, service_error_response
 from serving.rest_codec import HEADER_LENGTH, decode_request, encode_response
 from serving.server_settings import ServerSettings
-from serving.shortcut import Shortcut
+from serving.shortcut import Shortcut, find_inferences
 from serving.tracing import Tracer
 
 Handler = Callable[[Request, Any], Awaitable[Response]]
@@ -63,7 +63,8 @@ def build_app(
     _add_kserve_routes(app, model)
     for kind, handler in _error_handlers().items():
         app.add_exception_handler(kind, handler)
-    app.add_middleware(Shortcut, routes=[route for router in infer for route in router.routes], model=model)
+    inferences = find_inferences([route for router in infer for route in router.routes], model.inference_paths)
+    app.add_middleware(Shortcut, inferences=inferences)
     app.add_middleware(Door, model=model)
     app.add_middleware(AccessLayer, metrics=metrics, budget=settings.request_timeout, tracer=tracer, held=held)
     return app

@@ -1,7 +1,8 @@
 """Calls the handlers of inference requests without FastAPI's routing and injection, which cost more than they do."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
@@ -9,35 +10,44 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import ServiceError
-from serving.model import V2Model
 from serving.responses import service_error_response
 
 
-class Shortcut:
-    """ASGI middleware in front of `routes`; the model's inference routes are found once."""
+class Inference(NamedTuple):
+    """A route, and its handler with what it reads from the path."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], model: V2Model[Any]) -> None:
-        self._app = app
-        self._found = {path: _find_route(routes, path) for path in model.inference_paths}
+    route: APIRoute
+    handle: Any  # (request=Request) -> Response; raises no other errors of its own than ServiceErrors
+
+
+class Shortcut:
+    """ASGI middleware in front of the routes."""
+
+    def __init__(self, app: ASGIApp, inferences: Mapping[str, Inference]) -> None:
+        self._app, self._inferences = app, inferences
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._found:
+        found = self._inferences.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if not found:
             await self._app(scope, receive, send)
             return
-        route, parameters = self._found[scope["path"]]
-        scope["route"] = route
+        scope["route"] = found.route  # whose path names the request's span
         try:
-            response = await route.endpoint(request=Request(scope, receive, send), **parameters)
+            response = await found.handle(request=Request(scope, receive, send))
         except ServiceError as error:
             response = service_error_response(error.without_frames())
         await response(scope, receive, send)
 
 
-def _find_route(routes: Sequence[BaseRoute], path: str) -> tuple[APIRoute, Mapping[str, Any]]:
-    """The one that takes a POST of `path`, and what it reads from it."""
+def find_inferences(routes: Sequence[BaseRoute], paths: Iterable[str]) -> dict[str, Inference]:
+    """What takes a POST of each path; raises LookupError where nothing does."""
+    return {path: _find_inference(routes, path) for path in paths}
+
+
+def _find_inference(routes: Sequence[BaseRoute], path: str) -> Inference:
     scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": []}
     for route in routes:
         match, child = route.matches(scope)
         if match is Match.FULL and isinstance(route, APIRoute):
-            return route, child["path_params"]
+            return Inference(route, partial(route.endpoint, **child["path_params"]))
     raise LookupError(path)

@@ -106,7 +106,7 @@ class Pipeline:
     async def _read_all(self, pictures: Sequence[Picture], partial: bool, call: Call) -> list[Pixels | ServiceError]:
         # No request takes more of the queue than it can use, so that others get their turn.
         turns = asyncio.Semaphore(self._pool.threads)
-        if len(pictures) == 1:
+        if len(pictures) == 1:  # needs no task, which would begin a turn of the event loop later
             return [await self._read(pictures[0], call, turns)]
         tasks = [asyncio.create_task(self._read(picture, call, turns)) for picture in pictures]
         try:

@@ -1,17 +1,21 @@
 """A request's body, and work that ends with its caller."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from serving.body import read_body, run_for_caller
+from serving.body import read_body, read_length, run_for_caller
 from serving.call import Call
 from serving.deadline import Deadline
 from serving.errors import CallerGone, TooLarge
 from serving.held import ByteBudget
+from serving.pool import BoundedPool
 
 LATER = 60.0  # seconds
 
@@ -50,6 +54,32 @@ async def _work(done: list[str]) -> str:
     except asyncio.CancelledError:
         done.append("cancelled")
         raise
+
+
+@pytest.mark.parametrize(
+    ("said", "length"), [("7", 7), ("", -1), ("-7", -1), ("²", -1), ("9" * 20, -1), ("0" * 5000, -1)]
+)
+def test_a_length_is_a_number_that_a_body_could_have(said: str, length: int) -> None:
+    assert read_length(Headers({"content-length": said})) == length
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_cancellation_is_not_lost_when_the_work_has_just_ended(turns: int) -> None:
+    async def main() -> None:
+        pool, ended = BoundedPool("test", 1, 1), threading.Event()
+        task = asyncio.create_task(pool.run(ended.set, Deadline.after(LATER)))
+        await asyncio.sleep(0)
+        ended.wait(LATER)
+        time.sleep(0.05)  # noqa: ASYNC251  # the event loop is busy, and has still to be told
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not task.done():
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        pool.close()
+
+    asyncio.run(main())
 
 
 def test_work_ends_when_its_caller_has_gone() -> None:
