@@ -25,6 +25,9 @@ def running_bare(model_dir: Path, engine: str, pictures: Path) -> Iterator[Measu
             yield _ask_through(process)
         finally:
             process.kill()
+            with suppress(BrokenPipeError):  # of what it could not read any more
+                assert process.stdin
+                process.stdin.close()
 
 
 def _ask_through(process: "subprocess.Popen[str]") -> Measure:
