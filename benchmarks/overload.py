@@ -11,7 +11,7 @@ import uvloop
 
 from benchmarks.flags import check_names
 from benchmarks.metering import DECODE, FORWARD, PREDICTOR_LOOP, TRANSFORMER_LOOP, Meter, measure_parts
-from benchmarks.open_loop import OpenLoop, Outcome, encode_post
+from benchmarks.open_loop import Outcome
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
 from benchmarks.starting import start_ours
 from benchmarks.systems import System, list_systems
@@ -69,8 +69,7 @@ async def _offer_all(
 
     `keep` is called after each, so that they outlive an interruption.
     """
-    bodies = [system.body.replace("URL", url).encode() for url in urls]
-    client = OpenLoop(address, [encode_post(address, system.route, "application/json", body) for body in bodies])
+    client = system.open_client(address, urls)
     await client.find_capacity(AT_ONCE, min(3.0, seconds))  # warms up
     found: list[dict[str, Any]] = []
 

@@ -18,7 +18,7 @@ import uvloop
 from benchmarks.flags import check_names, split_levels, split_names
 from benchmarks.limit import ALONE, BATCHES, Measure, running_bare
 from benchmarks.metering import PARTS, Meter, measure_parts
-from benchmarks.open_loop import OpenLoop, Outcome, encode_post
+from benchmarks.open_loop import Outcome
 from benchmarks.plans import BARE
 from benchmarks.profiled import STAGES, show_profile
 from benchmarks.rounds import Results, describe_machine, show_machine, stop_at_signals
@@ -31,8 +31,8 @@ from serving.program import run_program
 from serving.settings import at_least, load_settings, one_of, setting
 
 OK = 200
+SINGLE = ("decode_ms", "forward_ms")  # of one picture
 SLICE = 4.0  # seconds of ours after which bare has its turn
-SINGLE = ("decode_ms", "forward_ms")
 BARE_SLICE = 2.4  # seconds: it needs fewer, because nothing has to fill up first
 
 
@@ -103,7 +103,6 @@ def _measure(
 
 def _measure_level(ours: "_Ours", limit: Measure, level: int, seconds: float) -> dict[str, Any]:
     """Bare and ours in turn until ours had its seconds; one picture each where there is one request at a time."""
-    # One at a time: a single picture each.
     what, bare_seconds, our_seconds = (ALONE, 0.0, 0.0) if level == 1 else (BATCHES, BARE_SLICE, SLICE)
     bare, outcomes = list[Mapping[str, float]](), list[Outcome]()
     settle(ours.meter)
@@ -126,9 +125,7 @@ class _Ours:
     def __init__(self, system: System, address: str, urls: Sequence[str], meter: Meter) -> None:
         self.meter = meter
         self._logs = [LOGS / f"{system.name}-{process}.log" for process in "tp"]
-        bodies = [system.body.replace("URL", url).encode() for url in urls]
-        requests = [encode_post(address, system.route, "application/json", body) for body in bodies]
-        self._client, self._loop = OpenLoop(address, requests), asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._client, self._loop = system.open_client(address, urls), asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
     def __enter__(self) -> Self:
         return self

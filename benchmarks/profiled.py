@@ -101,10 +101,9 @@ def show_profile(figures: Any) -> str:
 
 
 def _show_limit(rounds: Sequence[Round], level: int) -> list[str]:
-    waits = (_p50, added_ms, added_computing_ms) if level == 1 else ()
-    shown = [_show(rounds, per_second), _show(rounds, share_of_limit, 2), *(_show(rounds, one) for one in waits)]
-    shown += [""] * (5 - len(shown))
-    return shown + [_show(rounds, one) for one in (core_ms, added_core_ms, added_computing_core_ms)]
+    waits = [_show(rounds, one) if level == 1 else "" for one in (_p50, added_ms, added_computing_ms)]
+    costs = [_show(rounds, one) for one in (core_ms, added_core_ms, added_computing_core_ms)]
+    return [_show(rounds, per_second), _show(rounds, share_of_limit, 2), *waits, *costs]
 
 
 def _p50(one: Round) -> float:

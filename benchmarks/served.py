@@ -46,15 +46,6 @@ class Served:
         """Milliseconds."""
         return self.figure(name, level, "p99")
 
-    def saturation(self, name: str) -> tuple[int, float] | None:
-        """The level with the most requests per second, and these."""
-        rates = [(level, found) for level in self.known_levels(name) if (found := self.per_second(name, level))]
-        return max(rates, key=lambda rate: rate[1], default=None)
-
-    def known_levels(self, name: str) -> list[int]:
-        """Those that were measured."""
-        return sorted({int(level) for one in self.rounds.get(name, ()) for level in one.get("levels", ())})
-
     def agreement(self, name: str) -> float:
         """The share of pictures that got the reference's best class; 0 for a system that was not measured."""
         return min((one["agreement"]["same_best"] for one in self.rounds.get(name, ())), default=0.0)

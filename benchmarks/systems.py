@@ -13,6 +13,7 @@ from benchmarks import grpc_load
 from benchmarks.agreement import Answer
 from benchmarks.load import Load, Unavailable, load_grpc, load_http
 from benchmarks.metering import Meter
+from benchmarks.open_loop import OpenLoop, encode_post
 from benchmarks.starting import GRPC, LOGS, PEERS, START_SECONDS, start_bare_servers, start_ours, start_peer
 from benchmarks.workload import PRECISIONS, K, N, Workload
 
@@ -81,6 +82,11 @@ class System:
         if self.name.endswith(GRPC):
             return load_grpc(address, pictures, concurrency, seconds)
         return load_http(address, self.route, self.body, pictures, concurrency, seconds)
+
+    def open_client(self, address: str, pictures: Sequence[str]) -> OpenLoop:
+        """Asks the same over HTTP, at a rate or until all have answered."""
+        bodies = [self.body.replace("URL", picture).encode() for picture in pictures]
+        return OpenLoop(address, [encode_post(address, self.route, "application/json", body) for body in bodies])
 
 
 def list_systems(workload: Workload, flags: tuple[str, ...] = PATIENT) -> dict[str, System]:

@@ -34,7 +34,7 @@ class Target:
 
     @property
     def met(self) -> str:
-        """By the medians; not decided where not all rounds say the same, and by luck where there was one."""
+        """By the medians; not decided where not all rounds say the same; a single run is named."""
         if self.found is None:
             return "not measured"
         is_met, count = self._is_met(self.found), sum(map(self._is_met, self.rounds))

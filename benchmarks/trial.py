@@ -156,7 +156,7 @@ class Trial:
         pictures, seconds = self._workload.pictures(self._part.pictures), self._part.seconds
         with running_bare(self._workload.root / folder, engine, pictures) as limit:
             plan = {ALONE: seconds, RESTED: seconds / 2, BATCHES: seconds}
-            found = {key: value for what, time in plan.items() for key, value in limit(what, time).items()}
+            found = {key: value for what in plan for key, value in limit(what, plan[what]).items()}
         self.rounds.setdefault(name, []).append({"bare": found})
 
     def measure_means(self, host: PictureHost) -> None:

@@ -30,7 +30,7 @@ async def read_body(request: Request, limit: int) -> bytes:
                 if len(body) + len(chunk) > limit:
                     raise TooLarge(f"the body has more than {limit} bytes")
                 request.state.share.take(len(chunk))
-                if len(chunk) == length:  # all of it, as nearly always: no copy
+                if len(chunk) == length:  # all of it, as nearly always: not copied again
                     whole = chunk
                 else:
                     body += chunk

@@ -63,7 +63,7 @@ def test_a_length_is_a_number_that_a_body_could_have(said: str, length: int) -> 
     assert read_length(Headers({"content-length": said})) == length
 
 
-@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("turns", range(2))
 def test_a_cancellation_is_not_lost_when_the_work_has_just_ended(turns: int) -> None:
     async def main() -> None:
         pool, ended = BoundedPool("test", 1, 1), threading.Event()
@@ -73,10 +73,10 @@ def test_a_cancellation_is_not_lost_when_the_work_has_just_ended(turns: int) -> 
         time.sleep(0.05)  # noqa: ASYNC251  # the event loop is busy, and has still to be told
         for _ in range(turns):
             await asyncio.sleep(0)
-        if not task.done():
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
         pool.close()
 
     asyncio.run(main())
