@@ -1,4 +1,4 @@
-"""`python -m benchmarks.grpc_load HOST:PORT CONCURRENCY SECONDS`: loads a gRPC server as wrk does one of HTTP.
+"""`python -m benchmarks.grpc_load HOST:PORT CONCURRENCY SECONDS`: asks a gRPC server until all have answered.
 
 Environment: PICTURES (URLs, with spaces).
 """
@@ -80,6 +80,12 @@ async def measure(address: str, pictures: Iterable[str], concurrency: int, secon
     return {"requests": len(taken), **times, "errors": failed, "not_2xx": 0}
 
 
+def main(address: str, concurrency: str, seconds: str) -> None:
+    """Ask, and print what came of it."""
+    pictures, before = os.environ["PICTURES"].split(), time.process_time()
+    found = uvloop.run(measure(address, pictures, int(concurrency), float(seconds)))
+    print("RESULT", json.dumps({**found, "core_seconds": time.process_time() - before}))
+
+
 if __name__ == "__main__":
-    urls = os.environ["PICTURES"].split()
-    print("RESULT", json.dumps(uvloop.run(measure(sys.argv[1], urls, int(sys.argv[2]), float(sys.argv[3])))))
+    main(*sys.argv[1:])

@@ -36,6 +36,11 @@ def encode_post(host: str, route: str, content_type: str, body: bytes) -> bytes:
     return f"{head}\r\n\r\n".encode() + body
 
 
+def encode_get(host: str, route: str) -> bytes:
+    """A whole request without a body."""
+    return f"GET {route} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()
+
+
 class Connection(asyncio.Protocol):
     """Asks one thing at a time over HTTP/1.1."""
 

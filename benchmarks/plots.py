@@ -63,7 +63,7 @@ def _medians(rounds: Mapping[str, Sequence[float]], scale: float = 1.0) -> dict[
 def draw_serve(figure: Any, figures: Figures) -> None:
     """Requests per second, and what each costs."""
     served = Served(figures, SMALL)
-    names = [name for name in served.rounds if name != WITHOUT_MODEL]
+    names = [name for name in served.rounds if not name.startswith(WITHOUT_MODEL)]
     bare = {name: found for name in names if (found := served.limit(name))}
     rates = {name: found for name in names if (found := served.per_second(name, LEVEL))} | bare
     costs = {name: found for name in rates if (found := served.figure(name, LEVEL, "core_ms"))}

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quick`: what the targets need, in 70 minutes on an idle machine of two cores.
+"""`python -m benchmarks.quick`: what the targets need, in 90 minutes on an idle machine of two cores.
 
 Ctrl-C ends it early, and the targets are shown with what was measured until then.
 """
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from benchmarks.load import Unavailable, find_wrk
 from benchmarks.rounds import stop_at_signals
 from serving.errors import ArtefactError
 from serving.program import run_program
@@ -33,14 +32,13 @@ STEPS: Sequence[tuple[str, ...]] = (
 class QuickSettings:
     """Overload, start, the limit, a second predictor, and everything side by side."""
 
-    minutes: float = setting(70.0, "after which it ends with what was measured", parse=at_least(1, float))
+    minutes: float = setting(90.0, "after which it ends with what was measured", parse=at_least(1, float))
     docs: bool = setting(False, "write the figures into docs/benchmarks.md and docs/images, too")
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Run the benchmarks one after the other, then show targets and plots; raises ArtefactError if one failed."""
     settings = load_settings(QuickSettings, "python -m benchmarks.quick", "BENCH_", argv, environ)
-    _check_wrk()
     stop_at_signals()
     end = time.monotonic() + 60 * settings.minutes - LEFT_FOR_SHOWING
     failed: list[str] = []
@@ -54,14 +52,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
                 failed.append(name)
     if failed:
         raise ArtefactError(f"failed: {', '.join(failed)}")
-
-
-def _check_wrk() -> None:
-    """Before the better part of an hour has gone by."""
-    try:
-        find_wrk()
-    except Unavailable as error:
-        raise ArtefactError(str(error)) from None
 
 
 def _run(name: str, flags: Sequence[str], seconds: float) -> int:

@@ -31,7 +31,7 @@ def show_rounds(rounds: Mapping[str, Sequence[Round]], means: Mapping[str, float
                 )
             )
     alone = (
-        f"wrk and the picture host alone: {means['per_second']:.0f} pictures/s, "
+        f"the client and the picture host alone: {means['per_second']:.0f} pictures/s, "
         f"{means['client_core_ms']:.3f} and {means['host_core_ms']:.3f} core-ms each"
         if means
         else ""
@@ -58,9 +58,10 @@ def _row(name: str, level: str, rounds: Sequence[Round], agreement: Mapping[str,
     keys = ("per_second", "p50", "p99", "core_ms")
     figures = [_show(median(rounds, key)) if is_sound(rounds) else "-" for key in keys]
     costs = [f"{median(rounds, key):.2f}" for key in ("client_core_ms", "host_core_ms")]
-    agrees = [f"{agreement[key]:.0%}" for key in ("same_best", "matches_in_common")]
+    compared = () if name.startswith(WITHOUT_MODEL) else ("same_best", "matches_in_common")
+    agrees = [f"{agreement[key]:.0%}" for key in compared] or ["", ""]
     memory = f"{max(one['megabytes'] for one in rounds):.0f}"
-    return (name, level, *figures, *costs, memory, f"{errors}", *(("", "") if name == WITHOUT_MODEL else agrees))
+    return (name, level, *figures, *costs, memory, f"{errors}", *agrees)
 
 
 def _bare_rows(name: str, rounds: Sequence[Round]) -> list[Sequence[str]]:

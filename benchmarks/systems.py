@@ -11,13 +11,15 @@ from typing import Any
 
 from benchmarks import grpc_load
 from benchmarks.agreement import Answer
-from benchmarks.load import Load, Unavailable, load_grpc, load_http
+from benchmarks.http_load import encode_questions
+from benchmarks.load import Load, Unavailable, load_by_wrk, load_grpc, load_http
 from benchmarks.metering import Meter
-from benchmarks.open_loop import OpenLoop, encode_post
+from benchmarks.open_loop import OpenLoop
 from benchmarks.starting import GRPC, LOGS, PEERS, START_SECONDS, start_bare_servers, start_ours, start_peer
 from benchmarks.workload import PRECISIONS, K, N, Workload
 
 WITHOUT_MODEL = "ours without the model"  # what a request costs outside of it
+BY_WRK = ", asked by wrk"  # with another client, which shows what ours adds
 BARE_SERVERS = "two bare servers, OpenVINO fp32"  # what two processes cost at least
 PATIENT = ("--request_timeout", "120")  # the others limit no request's time
 
@@ -81,12 +83,12 @@ class System:
         """As many questions as it answers."""
         if self.name.endswith(GRPC):
             return load_grpc(address, pictures, concurrency, seconds)
-        return load_http(address, self.route, self.body, pictures, concurrency, seconds)
+        load = load_by_wrk if self.name.endswith(BY_WRK) else load_http
+        return load(address, self.route, self.body, pictures, concurrency, seconds)
 
     def open_client(self, address: str, pictures: Sequence[str]) -> OpenLoop:
         """Asks the same over HTTP, at a rate or until all have answered."""
-        bodies = [self.body.replace("URL", picture).encode() for picture in pictures]
-        return OpenLoop(address, [encode_post(address, self.route, "application/json", body) for body in bodies])
+        return OpenLoop(address, encode_questions(address, self.route, self.body, pictures))
 
 
 def list_systems(workload: Workload, flags: tuple[str, ...] = PATIENT) -> dict[str, System]:
@@ -101,6 +103,7 @@ def list_systems(workload: Workload, flags: tuple[str, ...] = PATIENT) -> dict[s
             System("ours, OpenVINO bf16", start_ours, "predictor", bf16),
             System("ours, OpenVINO int8", start_ours, "predictor", int8),
             System(WITHOUT_MODEL, start_ours, "benchmarks.instant_predictor", fp32),
+            System(WITHOUT_MODEL + BY_WRK, start_ours, "benchmarks.instant_predictor", fp32),
         )
     ]
     bare_servers = System(BARE_SERVERS, start_bare_servers, "benchmarks.bare_servers", fp32)

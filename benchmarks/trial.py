@@ -160,7 +160,7 @@ class Trial:
         self.rounds.setdefault(name, []).append({"bare": found})
 
     def measure_means(self, host: PictureHost) -> None:
-        """What wrk and the picture host can do and cost, so that nobody has to trust them."""
+        """What client and picture host can do and cost, so that nobody has to trust them."""
         before = host.meter.cpu_seconds()
         load = load_pictures(host.urls, 8, 2)
         used = host.meter.cpu_seconds() - before

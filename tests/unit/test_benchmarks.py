@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import rounds as rounds_module
+from benchmarks.load import load_http
 from benchmarks.metering import DECODE, FORWARD, PREDICTOR_LOOP, TRANSFORMER_LOOP, Meter, measure_parts, split_seconds
 from benchmarks.open_loop import LOST, OpenLoop, encode_post
 from benchmarks.page import PAGE, TABLES, fill
@@ -188,6 +190,34 @@ def test_the_open_loop_does_not_wait_for_answers() -> None:
 
     found = asyncio.run(asyncio.wait_for(offer(), 60))
     assert found == {200: 10, 429: 10, LOST: -1}
+
+
+class SlowServer(BaseHTTPRequestHandler):
+    """Answers 200 after a while, and 503 about whatever has `full` in it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        time.sleep(0.3)
+        self.send_response(503 if b"full" in body else 200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
+def test_what_is_under_way_at_the_end_is_waited_for_and_counted() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SlowServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        found = load_http(address, "/predict/", '{"url": "URL"}', ["a", "b", "full"], concurrency=3, seconds=0.1)
+        server.shutdown()
+    assert (found["requests"], found["not_2xx"], found["errors"]) == (3, 1, 0)
+    assert found["seconds"] >= 0.3
+    assert 300 <= found["p50"] <= 1000 * found["seconds"]
+    assert found["client_core_ms"] > 0
+
+    refused = load_http(address, "/predict/", '{"url": "URL"}', ["a"], concurrency=2, seconds=0.0)
+    assert (refused["requests"], refused["errors"]) == (0, 2)
 
 
 def test_a_request_is_taken_apart_by_the_lines_of_both_servers() -> None:
