@@ -59,8 +59,8 @@ lint: setup  ## ruff and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## measure everything (some 130 minutes); bench-quick what the targets need (90 minutes), bench-NAME one of them
-	for name in search decode model hop start overload profile serve plots targets; do $(BIN)/python -m benchmarks.$$name || exit; done
+bench: setup  ## measure everything (some 160 minutes); bench-quick what the targets need (90 minutes), bench-NAME one of them
+	for name in search decode model hop start overload profile pairs serve plots targets; do $(BIN)/python -m benchmarks.$$name || exit; done
 
 bench-smoke: setup  ## that the benchmarks run and that answers agree; no timings
 	$(BIN)/python -m benchmarks.smoke

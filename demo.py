@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from launch import StartError, picture_server, running
+from launch import Server, StartError, picture_server, running
 from serving.errors import ArtefactError
 from serving.program import run_program
 from serving.settings import load_settings, parse_bool, setting
@@ -63,6 +63,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 def _serve_and_ask(settings: DemoSettings, workshop: Workshop, steps: Steps, stack: ExitStack) -> None:
     addresses: dict[str, str] = {}
+    servers: list[Server] = []
 
     def start() -> None:
         predictor_flags = ["--model_dir", str(workshop.model)]
@@ -72,6 +73,7 @@ def _serve_and_ask(settings: DemoSettings, workshop: Workshop, steps: Steps, sta
         # The pictures come from this machine, which the address guard would refuse.
         flags += ["--allow_networks", "127.0.0.1/32", *(SERVE_PORTS if settings.serve else ())]
         transformer = stack.enter_context(running("transformer", flags, workshop.root / "transformer.log"))
+        servers[:] = predictor, transformer
         port = PICTURE_PORT if settings.serve else 0
         addresses["pictures"] = stack.enter_context(picture_server(workshop.asked, port))
         addresses["service"] = f"http://{transformer.http}/predict/"
@@ -82,7 +84,7 @@ def _serve_and_ask(settings: DemoSettings, workshop: Workshop, steps: Steps, sta
     answer = ask(addresses["service"], url)
     show(url, answer, time.perf_counter() - begin)
     if settings.serve:
-        _stay(addresses["service"], url)
+        stay(addresses["service"], url, servers)
     else:
         print(NEXT)
 
@@ -109,17 +111,20 @@ def show(url: str, answer: Mapping[str, Any], seconds: float) -> None:
     print(f"\nanswered in {seconds * 1000:.0f} ms")
 
 
-def _stay(service: str, url: str) -> None:
+def stay(service: str, url: str, servers: Sequence[Server]) -> None:
+    """Until Ctrl-C; raises StartError when a server ends before."""
     body = json.dumps({"url": url, "k": 4})
     page = service.removesuffix("predict/")
     print(f"\nServing. Open {page} in a browser, or ask with")
     print(f"\n  curl -s {service} -H 'content-type: application/json' -d '{body}'")
     print("\nCtrl-C stops it.", flush=True)
     try:
-        while True:
-            time.sleep(3600)
+        while not (ended := [server for server in servers if server.process.poll() is not None]):
+            time.sleep(1)
     except KeyboardInterrupt:
         print("\nstopped")
+        return
+    raise StartError(f"a server ended with exit code {ended[0].process.returncode}; its log is {ended[0].log}")
 
 
 NEXT = """

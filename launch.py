@@ -52,6 +52,10 @@ def start_server(
         if watchdog.finished.is_set():
             raise StartError(f"python -m {module} was not ready within {timeout:.0f} s; its log is {log}") from None
         raise
+    except BaseException:  # Ctrl-C, say: nobody else knows of the process yet
+        process.kill()
+        process.wait()
+        raise
     finally:
         watchdog.cancel()
     return Server(process, ready["http"], ready["grpc"], ready["metrics"], log)

@@ -4,8 +4,8 @@ import os
 import resource
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +55,29 @@ class Meter:
         """At most as much was resident since the reset: what is, and how far each process has been above that."""
         above = sum(_above_now(process.pid) for process in self.processes())
         return self.megabytes() + above / 2**10
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Its processes get no core for the time of the block, but where they are resumed in it."""
+        self._tell(psutil.Process.suspend)
+        try:
+            yield
+        finally:
+            self._tell(psutil.Process.resume)
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """The other way round."""
+        self._tell(psutil.Process.resume)
+        try:
+            yield
+        finally:
+            self._tell(psutil.Process.suspend)
+
+    def _tell(self, what: Callable[[psutil.Process], object]) -> None:
+        for process in self.processes():
+            with suppress(psutil.Error):
+                what(process)
 
     def stop(self, patience: float = 5) -> None:
         """SIGTERM, then SIGKILL to those that are left: some systems leave daemons behind."""

@@ -59,6 +59,11 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         return self._answer
 
+    def close(self) -> None:
+        """End it."""
+        if self._transport:
+            self._transport.close()
+
     def data_received(self, data: bytes) -> None:
         self._received += data
         if self._wanted < 0 and (end := self._received.find(b"\r\n\r\n")) >= 0:
@@ -113,6 +118,12 @@ class OpenLoop:
         await asyncio.gather(*(keep_asking() for _ in range(at_once)))
         outcome.seconds = time.perf_counter() - begin
         return outcome
+
+    async def close(self) -> None:
+        """End the connections; it may be asked again, over new ones."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
 
     async def _ask(self, outcome: Outcome) -> None:
         begin = time.perf_counter()

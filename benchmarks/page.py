@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.halves import show_halves
 from benchmarks.overload import show_rates
+from benchmarks.paired import show_pairs
 from benchmarks.plots import draw
 from benchmarks.profiled import show_profile
 from benchmarks.rounds import read_newest, show_machine
@@ -22,6 +23,7 @@ from serving.program import run_program
 PAGE, IMAGES = Path("docs/benchmarks.md"), Path("docs/images")
 TABLES: Mapping[str, Callable[[Any], str]] = {
     "serve": show_parts,
+    "pairs": show_pairs,
     "profile": show_profile,
     "overload": lambda figures: show_rates(figures["rates"]),
     "start": lambda figures: show_starts(figures["rounds"]),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.metering import PARTS
+from benchmarks.paired import group_pairs, list_ratios
 from benchmarks.profiled import group_rounds, take_core_ms
 from benchmarks.rounds import find_newest
 from benchmarks.served import Served
@@ -72,6 +73,19 @@ def draw_serve(figure: Any, figures: Figures) -> None:
     order = sorted(costs, key=lambda name: -rates[name])
     _bars(left, {name: rates[name] for name in order}, f"requests/s, {LEVEL} at a time")
     _bars(right, {name: costs[name] for name in order}, "core-ms a request")
+
+
+def draw_pairs(figure: Any, figures: Figures) -> None:
+    """Ours to the other's requests per second: the median slice, and the range of all."""
+    axes = figure.subplots()
+    axes.axvline(1, color=THEIRS)
+    for (ours, other, level), found in reversed(group_pairs(figures).items()):
+        ratios = list_ratios(found)
+        name = f"{ours} beside {other}, {level}"
+        axes.plot([min(ratios), max(ratios)], [name, name], color=OURS)
+        axes.plot(statistics.median(ratios), name, "o", color=OURS)
+    axes.set(title="times the other's requests/s", xscale="log")
+    axes.tick_params(labelsize=6)
 
 
 def draw_overload(figure: Any, figures: Figures) -> None:
@@ -163,6 +177,7 @@ def draw_scale(figure: Any, figures: Figures) -> None:
 
 PLOTS: Mapping[str, Callable[[Any, Figures], None]] = {
     "serve": draw_serve,
+    "pairs": draw_pairs,
     "search": draw_search,
     "decode": draw_decode,
     "model": draw_model,

@@ -23,6 +23,7 @@ STEPS: Sequence[tuple[str, ...]] = (
     ("overload",),
     ("start",),
     ("profile",),
+    ("pairs",),
     ("halves", "--seconds", "6"),
     ("serve", "--plan", "quick"),
 )
@@ -30,7 +31,7 @@ STEPS: Sequence[tuple[str, ...]] = (
 
 @dataclass(frozen=True)
 class QuickSettings:
-    """Overload, start, the limit, a second predictor, and everything side by side."""
+    """Overload, start, the limit, the others, a second predictor, and everything side by side."""
 
     minutes: float = setting(90.0, "after which it ends with what was measured", parse=at_least(1, float))
     docs: bool = setting(False, "write the figures into docs/benchmarks.md and docs/images, too")

@@ -42,10 +42,6 @@ class Served:
         """Requests."""
         return self.figure(name, level, "per_second")
 
-    def p99(self, name: str, level: int) -> float | None:
-        """Milliseconds."""
-        return self.figure(name, level, "p99")
-
     def agreement(self, name: str) -> float:
         """The share of pictures that got the reference's best class; 0 for a system that was not measured."""
         return min((one["agreement"]["same_best"] for one in self.rounds.get(name, ())), default=0.0)

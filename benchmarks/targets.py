@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.paired import Pairs, group_pairs, list_p99s, list_ratios
 from benchmarks.profiled import added_core_ms, added_ms, find_saturation, group_rounds, share_of_limit
 from benchmarks.rounds import read_newest, show_machine, show_table
 from benchmarks.served import Served
@@ -17,7 +18,8 @@ EQUALS = ("FastAPI", "LitServe", "BentoML", "MLServer", "KServe sample")
 ENGINES = ("torch fp32", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8")
 SAME_BEST = 0.98  # share of equal best classes below which a precision counts as another model
 DIM = 512
-MEASURED = ("serve", "profile", "overload", "start", "scale", "halves")
+LEVEL = 8  # requests at a time
+MEASURED = ("serve", "pairs", "profile", "overload", "start", "scale", "halves")
 INDEX_MEGABYTES = ROWS * DIM * 4 / 2**20  # as the meter counts them
 
 
@@ -75,7 +77,9 @@ def show_targets(newest: Mapping[str, Any]) -> str:
 
 def list_targets(newest: Mapping[str, Any]) -> Iterator[Target]:
     """All of them."""
-    yield from _by_round(Served(newest["serve"]))
+    served = Served(newest["serve"])
+    yield from _by_round(served)
+    yield from _pair_targets(group_pairs(newest["pairs"]), served)
     yield from _limit_targets(newest["profile"])
     yield from _overload_targets(newest["overload"])
     yield from _start_targets(newest["start"])
@@ -92,55 +96,61 @@ def _by_round(served: Served) -> Iterator[Target]:
 
 
 def _serve_targets(served: Served, whole: Served) -> Iterator[Target]:
-    """The figures of `served`, of the systems that are the best in the `whole`."""
-    sound = [name for name in map("ours, {}".format, ENGINES) if whole.agreement(name) >= SAME_BEST]
-    best, others = _find_fastest(whole, sound), _find_fastest(whole, EQUALS)
-    fp32 = served.per_second("ours, OpenVINO fp32", 8)
-    yield Target(
-        "requests/s at 8, best precision that agrees, against Ray as written",
-        1000,
-        _over(served.per_second(best, 8), served.per_second("Ray, as written", 8)),
-        " times",
-    )
-    mended = served.per_second("Ray, mended", 8)
-    yield Target("the same against Ray mended", 20, _over(served.per_second(best, 8), mended), " times")
-    yield Target("the same in fp32", 4, _over(fp32, mended), " times")
-    with_torch = served.per_second(others, 8)
-    yield Target(
+    """The figures of `served`, of the precision that is the best in the `whole`."""
+    rates = {name: found for name in _find_sound(whole) if (found := whole.per_second(name, LEVEL))}
+    best = max(rates, key=rates.__getitem__, default="")
+    times = _over(served.per_second(best, LEVEL), served.per_second("Ray, as written", LEVEL))
+    yield Target("requests/s at 8, best precision that agrees, against Ray as written", 1000, times, " times")
+
+
+def _find_sound(served: Served) -> Sequence[str]:
+    """Ours that answer as the reference does."""
+    return [name for name in map("ours, {}".format, ENGINES) if served.agreement(name) >= SAME_BEST]
+
+
+def _pair_targets(pairs: Pairs, served: Served) -> Iterator[Target]:
+    """What is beside others, slice by slice of seconds in which both had their turn."""
+    fp32, torch, mended = "ours, OpenVINO fp32", "ours, torch fp32", "Ray, mended"
+    best = max((_list_ratios(pairs, ours, [mended]) for ours in _find_sound(served)), key=_order, default=())
+    yield _judge("requests/s at 8, best precision that agrees, against Ray mended", 20, best)
+    yield _judge("the same in fp32", 4, _list_ratios(pairs, fp32, [mended]))
+    yield _judge(
         "requests/s at 8, OpenVINO fp32, against the best of the others with torch",
         1.3,
-        _over(fp32, with_torch),
-        " times",
+        _list_ratios(pairs, fp32, EQUALS),
     )
     for precision in ("fp32", "bf16"):
-        rival = _find_fastest(whole, [f"{name}, OpenVINO {precision}" for name in WITH_OUR_ENGINE])
-        with_ours = served.per_second(f"ours, OpenVINO {precision}", 8)
-        ratio = _over(with_ours, served.per_second(rival, 8))
-        yield Target(f"the same with OpenVINO {precision} in theirs, too", 1, ratio, " times")
-    ratio = _over(served.per_second("ours, torch fp32", 8), with_torch)
-    yield Target("requests/s at 8, torch in ours and in the others", 1, ratio, " times")
+        found = _list_ratios(pairs, f"ours, OpenVINO {precision}", _name_rivals(precision))
+        yield _judge(f"the same with OpenVINO {precision} in theirs, too", 1, found)
+    yield _judge("requests/s at 8, torch in ours and in the others", 1, _list_ratios(pairs, torch, EQUALS))
     for level in (1, 8, 32):
-        ours = served.p99("ours, OpenVINO fp32", level)
-        for which, names in (
-            ("torch", EQUALS),
-            ("OpenVINO", tuple(f"{name}, OpenVINO fp32" for name in WITH_OUR_ENGINE)),
-        ):
-            ratio = _over(ours, served.p99(_find_quickest(whole, names, level), level))
-            yield Target(
-                f"p99 at {level}, OpenVINO fp32 / the lowest of the others with {which}", 1, ratio, " times", most=True
-            )
+        for which, others in (("torch", EQUALS), ("OpenVINO", _name_rivals("fp32"))):
+            what = f"p99 at {level}, OpenVINO fp32 / the lowest of the others with {which}"
+            yield _judge(what, 1, _list_p99s(pairs, fp32, others, level), most=True)
 
 
-def _find_fastest(served: Served, names: Sequence[str]) -> str:
-    """The one with the most requests/s at 8; an empty name where none was measured."""
-    rates = {name: found for name in names if (found := served.per_second(name, 8))}
-    return max(rates, key=rates.__getitem__, default="")
+def _name_rivals(precision: str) -> Sequence[str]:
+    return [f"{name}, OpenVINO {precision}" for name in WITH_OUR_ENGINE]
 
 
-def _find_quickest(served: Served, names: Sequence[str], level: int) -> str:
-    """The one with the lowest p99."""
-    times = {name: found for name in names if (found := served.p99(name, level))}
-    return min(times, key=times.__getitem__, default="")
+def _list_ratios(pairs: Pairs, ours: str, others: Sequence[str]) -> Sequence[float]:
+    """Of requests/s at 8, in each slice beside the one that comes nearest to ours, or is most ahead."""
+    found = (list_ratios(pairs.get((ours, other, LEVEL), ())) for other in others)
+    return min((ratios for ratios in found if ratios), key=statistics.median, default=())
+
+
+def _list_p99s(pairs: Pairs, ours: str, others: Sequence[str], level: int) -> Sequence[float]:
+    """Of the rounds, beside the one with the lowest in proportion to ours."""
+    found = (list_p99s(pairs.get((ours, other, level), ())) for other in others)
+    return max((ratios for ratios in found if ratios), key=statistics.median, default=())
+
+
+def _order(ratios: Sequence[float]) -> float:
+    return statistics.median(ratios) if ratios else 0.0
+
+
+def _judge(what: str, wanted: float, ratios: Sequence[float], most: bool = False) -> Target:
+    return Target(what, wanted, _median(ratios), " times", most, ratios)
 
 
 def _limit_targets(figures: Any) -> Iterator[Target]:

@@ -1,6 +1,7 @@
 """The OpenVINO engine: an exported model on processors, in an environment without torch."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,10 @@ class OpenVINOEngine:
         self.weights = exported.network[1]  # the file below the model's folder
         self.info = PredictorInfo(exported.mark.fingerprint, CONTRACT_VERSION, exported.resize)
         self._request = network.create_infer_request()
+
+    def list_warm_ups(self, max_batch: int) -> Sequence[int]:
+        """Batches after which none is slow for being the first of its size: only float32 has one kernel for all."""
+        return sorted({1, max_batch}) if self.precision == "fp32" else range(1, max_batch + 1)
 
     def predict(self, pixels: Pixels) -> Prediction:
         """Answer [N, S, S, 3] uint8."""

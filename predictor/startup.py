@@ -53,7 +53,7 @@ def _load_openvino(settings: PredictorSettings) -> tuple[Engine, Mapping[str, st
 
     folder = Path(settings.model_dir)
     engine = load_engine(folder, settings.cpu_threads)
-    _warm_up(engine, range(1, settings.max_batch + 1))
+    _warm_up(engine, engine.list_warm_ups(settings.max_batch))
     release_pages(folder / engine.weights)  # it computes with its own copies of nearly all
     return engine, {"engine": "openvino", "precision": engine.precision, "device": "cpu", "head": engine.head}
 

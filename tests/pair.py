@@ -37,7 +37,7 @@ class Pair:
 def running_pair(folder: Path, predictor: Sequence[str] = (), transformer: Sequence[str] = ()) -> Iterator[Pair]:
     """Both servers for the time of the block, with these flags more."""
     with ExitStack() as stack:
-        back = stack.enter_context(running("tests.stand_ins", predictor, folder / "predictor.log"))
+        back = stack.enter_context(running("tests.pretender", predictor, folder / "predictor.log"))
         flags = ["--predictor_host", back.http, "--index_dir", str(write_index(folder / "index"))]
         flags += ["--allow_networks", "127.0.0.1/32", *transformer]
         front = stack.enter_context(running("transformer", flags, folder / "transformer.log"))

@@ -1,12 +1,9 @@
-"""Small predictors for tests, which tell a picture by its colour: one in the test's process that misbehaves as it is
-told, and, as `python -m tests.stand_ins`, the real server around an engine that only pretends to compute."""
+"""A small predictor for tests, which tells a picture by its colour and misbehaves as it is told, in their process."""
 
 import asyncio
 import contextlib
 import io
-import os
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,12 +18,9 @@ from PIL import Image
 import contract
 from contract import CONTRACT_VERSION, RESIZE_BICUBIC, ClipMark, Pixels, Prediction, PredictorInfo
 from embeddings import write_embeddings_part
-from predictor.settings import PREFIX, PredictorSettings
 from serving import rest_codec
 from serving.call import TIMEOUT_MS
 from serving.grpc_codec import decode_request, encode_response
-from serving.program import run_server
-from serving.settings import load_settings, setting
 from serving.stubs import load_messages
 from serving.v2 import InferRequest, InferResponse, Tensor
 from transformer.target import REST
@@ -267,75 +261,3 @@ def running_stand_in(**fields: Any) -> Iterator[StandIn]:
         yield stand_in
     finally:
         stand_in.close()
-
-
-@dataclass(frozen=True)
-class PretenderSettings(PredictorSettings):
-    """The predictor's server, queue and metrics around an engine that only waits."""
-
-    load_seconds: float = setting(0.0, "seconds that loading takes")
-    load_error: str = setting("", "what loading fails with")
-    forward_seconds: float = setting(0.0, "seconds that one forward takes")
-    hold: str = setting("", "file; no forward ends while it is there")
-    fail_on_black: bool = setting(False, "have the engine fail on a batch with a black picture in it")
-
-
-@dataclass
-class Pretender:
-    """An engine; see `predictor.engine.Engine`."""
-
-    settings: PretenderSettings
-    size: int = SIZE
-    dim: int = MARK.dim
-    classes: tuple[str, ...] = CLASSES
-    info: PredictorInfo = INFO
-
-    def predict(self, pixels: Pixels) -> Prediction:
-        time.sleep(self.settings.forward_seconds)
-        while self.settings.hold and Path(self.settings.hold).exists():
-            time.sleep(0.01)
-        if self.settings.fail_on_black and not pixels.reshape(len(pixels), -1).any(axis=1).all():
-            raise RuntimeError("the engine does not like black")
-        return classify(pixels)
-
-
-def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Serve the pretender until SIGTERM."""
-    settings = load_settings(PretenderSettings, "python -m tests.stand_ins", PREFIX, argv, environ)
-    from serving.lifecycle import run_process
-
-    run_process(_serve(settings))
-
-
-async def _serve(settings: PretenderSettings) -> None:
-    from predictor.batching import MicroBatcher
-    from predictor.openapi import describe_predictor
-    from predictor.server import PredictorModel
-    from serving.held import ByteBudget
-    from serving.lifecycle import Process
-    from serving.logs import configure_logs
-    from serving.metrics import PredictorMetrics
-    from serving.repository import Repository
-    from serving.rest import build_app
-    from serving.tracing import open_tracer
-
-    configure_logs(settings.log_level)
-    metrics, tracer = PredictorMetrics(), open_tracer("doggos-predictor", os.environ)
-    model = PredictorModel(settings.model_name, settings.max_pictures)
-
-    async def load() -> None:
-        await asyncio.to_thread(time.sleep, settings.load_seconds)
-        if settings.load_error:
-            raise RuntimeError(settings.load_error)
-        engine = Pretender(settings)
-        model.take(engine, MicroBatcher(engine.predict, settings.max_batch, settings.max_queue, metrics))
-
-    repository = Repository(model, load, settings.read_repository_token())
-    document = describe_predictor(settings.model_name, settings.max_pictures)
-    held = ByteBudget(settings.max_held_bytes)
-    app = build_app(repository, metrics, settings, document, tracer, held)
-    await Process(repository, app, metrics, settings, tracer, held).run()
-
-
-if __name__ == "__main__":
-    run_server(main)

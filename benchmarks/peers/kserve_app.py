@@ -4,6 +4,7 @@ The sample has no batching: KServe's batcher is a sidecar of the cluster.
 """
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -51,12 +52,18 @@ class Transformer(Model):
         return {"predictions": predictions}, {}
 
 
+def find_free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 if __name__ == "__main__":
     port, role = int(os.environ["PORT"]), os.environ.get("ROLE")
     if role == "predictor":
         ModelServer(http_port=port, enable_grpc=False, workers=WORKERS).start([Predictor("doggos")])
     else:
-        child = subprocess.Popen(
-            [sys.executable, *sys.argv], env={**os.environ, "ROLE": "predictor", "PORT": str(port + 1)}
-        )
-        ModelServer(http_port=port, enable_grpc=False).start([Transformer("doggos", f"127.0.0.1:{port + 1}")])
+        predictor_port = find_free_port()
+        environ = {**os.environ, "ROLE": "predictor", "PORT": str(predictor_port)}
+        child = subprocess.Popen([sys.executable, *sys.argv], env=environ)
+        ModelServer(http_port=port, enable_grpc=False).start([Transformer("doggos", f"127.0.0.1:{predictor_port}")])

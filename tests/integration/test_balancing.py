@@ -48,7 +48,7 @@ def start_predictor(protocol: str, host: str, port: int, folder: Path, age: floa
     flags = ["--host", host, "--http_port", str(ports[0]), "--grpc_port", str(ports[1]), "--metrics_port", "0"]
     flags += ["--max_connection_age_seconds", str(age), "--forward_seconds", "0.005", "--drain_seconds", "1"]
     flags += ["--max_queue", "1000"]
-    return start_server("tests.stand_ins", flags, folder / f"predictor-{host}.log")
+    return start_server("tests.pretender", flags, folder / f"predictor-{host}.log")
 
 
 def port_free_on_all() -> int:

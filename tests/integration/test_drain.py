@@ -38,7 +38,7 @@ class Kind:
 @contextmanager
 def running_predictor(folder: Path, seconds: float, *flags: str) -> Iterator[Server]:
     flags = ("--forward_seconds", str(seconds), "--hold", str(folder / "hold"), "--max_batch", "32", *flags)
-    with running("tests.stand_ins", flags, folder / "predictor.log") as server:
+    with running("tests.pretender", flags, folder / "predictor.log") as server:
         yield server
 
 
@@ -201,7 +201,7 @@ def test_sigterm_before_anything_is_loaded(module: str, tmp_path: Path) -> None:
         assert started.lines == []
 
 
-@pytest.mark.parametrize("module", ["tests.stand_ins", "transformer"])
+@pytest.mark.parametrize("module", ["tests.pretender", "transformer"])
 def test_sigterm_while_loading(module: str, tmp_path: Path) -> None:
     """A thread that is busy with loading does not hold the end back."""
     port = free_port()

@@ -25,7 +25,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
     """Both servers, around an engine that does not compute; no host but one is ever looked up."""
     folder = tmp_path_factory.mktemp("openapi")
     closed = ["--repository_token", "a-token-that-nobody-has"]
-    with running("tests.stand_ins", closed, folder / "predictor.log") as predictor:
+    with running("tests.pretender", closed, folder / "predictor.log") as predictor:
         flags = ["--predictor_host", predictor.http, "--index_dir", str(write_index(folder / "index"))]
         flags += ["--allow_hosts", "pictures.invalid"]
         with running("transformer", [*flags, *closed], folder / "transformer.log") as transformer:

@@ -39,7 +39,7 @@ def predictor(hold: Path) -> Iterator[Server]:
     """One forward at a time, of one picture; four may wait."""
     flags = ["--hold", str(hold), "--fail_on_black", "on", "--max_batch", "1", "--max_queue", str(QUEUE)]
     flags += ["--request_timeout", "60", "--max_body_bytes", "100000"]
-    with running("tests.stand_ins", flags, hold.with_name("predictor.log")) as server:
+    with running("tests.pretender", flags, hold.with_name("predictor.log")) as server:
         yield server
 
 
@@ -169,7 +169,7 @@ def test_an_engine_that_fails_fails_only_that_request(predictor: Server, stub: A
         assert over_rest.result().json() == {"error": "the engine failed"}
         assert over_rest.result().status_code == 500
     log = predictor.log.read_text()
-    assert '"exception": "RuntimeError < stand_ins.py:' in log
+    assert '"exception": "RuntimeError < pretender.py:' in log
     assert "Traceback" not in log
 
 

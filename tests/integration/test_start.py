@@ -187,7 +187,7 @@ PROCESSES = {
     "HTTP port": Case("predictor", 2, "--http_port: cannot listen on port", taken_port("http_port")),
     "gRPC port": Case("predictor", 2, "--grpc_port: cannot listen on port", taken_port("grpc_port")),
     "metrics port": Case("predictor", 2, "--metrics_port: cannot listen", taken_port("metrics_port")),
-    "unforeseen": Case("tests.stand_ins", 1, "failed with an unexpected RuntimeError: no luck", unforeseen_error),
+    "unforeseen": Case("tests.pretender", 1, "failed with an unexpected RuntimeError: no luck", unforeseen_error),
     "cut CLIP": Case("predictor", 1, "model.safetensors cannot be loaded", spoilt(cut_clip)),
     "other CLIP": Case("predictor", 1, "was trained on .*, but this one is", spoilt(head_of_other_clip)),
     "other class count": Case("predictor", 1, "class_to_label.json", spoilt(head_of_other_class_count)),

@@ -61,7 +61,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     with run_collector() as collector, run_picture_host(pictures) as host:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
         flags = ["--fail_on_black", "on"]
-        with running("tests.stand_ins", flags, folder / "predictor.log", environ=environ) as predictor:
+        with running("tests.pretender", flags, folder / "predictor.log", environ=environ) as predictor:
             flags = ["--predictor_host", predictor.http, "--index_dir", str(write_index(folder / "index"))]
             flags += ["--allow_networks", "127.0.0.1/32"]
             named = {**environ, "OTEL_SERVICE_NAME": TRANSFORMER}
@@ -199,7 +199,7 @@ def useless(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_a_collector_that_is_away_costs_log_lines_only(useless: str, tmp_path: Path) -> None:
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": useless, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     body, length = binary_body(pixels_request(1))
-    with running("tests.stand_ins", [], tmp_path / "log", environ=environ) as server:
+    with running("tests.pretender", [], tmp_path / "log", environ=environ) as server:
         for _ in range(5):
             answer = httpx.post(f"http://{server.http}{INFER}", content=body, headers=length, timeout=60)
             assert answer.status_code == 200

@@ -1,11 +1,14 @@
-"""What makes two demos the same one."""
+"""What makes two demos the same one, and that nothing is left running or dies unseen."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from demo import main
-from launch import StartError, picture_server
+import launch
+from demo import main, stay
+from launch import Server, StartError, picture_server, start_server
 from serving.errors import SettingError
 from workshop import Workshop
 
@@ -37,3 +40,23 @@ def test_a_taken_port_of_the_pictures_is_named(tmp_path: Path) -> None:
         port = int(first.rsplit(":", 1)[1])
         with pytest.raises(StartError, match=f"pictures' port {port} cannot be had"), picture_server(tmp_path, port):
             pass
+
+
+def test_a_server_that_ends_ends_the_demo(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], text=True)
+    server = Server(process, "", "", "", tmp_path / "predictor.log")
+    with pytest.raises(StartError, match="exit code 3; its log is"):
+        stay("http://127.0.0.1/predict/", "http://127.0.0.1/a.jpg", [server])
+
+
+def test_a_start_that_is_interrupted_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def interrupt(process: "subprocess.Popen[str]", log: Path) -> None:
+        started.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "_wait_until_ready", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start_server("predictor", ["--help"], tmp_path / "log")
+    assert [process.returncode is None for process in started] == [False]

@@ -131,5 +131,5 @@ def test_the_demo_says_in_one_line_which_pictures_it_misses_and_that_a_server_di
 
 def test_a_server_that_is_never_ready_is_given_up_with_a_sentence(tmp_path: Path) -> None:
     log, flags = tmp_path / "log", ["--load_seconds", "60", *FREE_PORTS]
-    with pytest.raises(StartError, match=r"python -m tests\.stand_ins was not ready within 2 s; its log is .*log"):
-        start_server("tests.stand_ins", flags, log, timeout=2)
+    with pytest.raises(StartError, match=r"python -m tests\.pretender was not ready within 2 s; its log is .*log"):
+        start_server("tests.pretender", flags, log, timeout=2)

@@ -68,6 +68,13 @@ def test_answers_are_torchs_for_any_number_of_pictures(
         assert (given.classes, given.info) == (wanted.classes, wanted.info)
 
 
+def test_only_float32_is_warm_without_a_batch_of_each_size(sample_export: Path) -> None:
+    engine = load_engine(sample_export, threads=2)
+    assert list(engine.list_warm_ups(8)) == [1, 8] and list(engine.list_warm_ups(1)) == [1]
+    engine.precision = "int8"
+    assert list(engine.list_warm_ups(3)) == [1, 2, 3]
+
+
 def test_export_json_says_what_is_there(workshop: Workshop, sample_export: Path) -> None:
     exported, head = read_exported(sample_export), load_head(workshop.model / "head")
     assert exported.classes == head.classes  # in label order
