@@ -124,7 +124,8 @@ def stay(service: str, url: str, servers: Sequence[Server]) -> None:
     except KeyboardInterrupt:
         print("\nstopped")
         return
-    raise StartError(f"a server ended with exit code {ended[0].process.returncode}; its log is {ended[0].log}")
+    code, log = ended[0].process.returncode, ended[0].log
+    raise StartError(f"the {log.stem} ended with exit code {code}; its log is {log}")
 
 
 NEXT = """

@@ -53,8 +53,8 @@ def _run(command: Sequence[str], environ: Mapping[str, str]) -> Load:
     found = RESULT.search(output.stdout)
     assert found, output.stdout
     load: Load = json.loads(found[1])
-    # Ours leave out the start of their interpreter, when nothing is asked yet.
-    return {**load, "client_core_ms": 1000 * load.pop("core_seconds", used) / max(1, load["requests"])}
+    used = load.pop("core_seconds", used)  # ours leave out the start of their interpreter, when nothing is asked yet
+    return {**load, "client_core_ms": 1000 * used / max(1, load["requests"])}
 
 
 def _find_wrk() -> str:

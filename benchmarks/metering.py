@@ -59,15 +59,15 @@ class Meter:
     @contextmanager
     def suspended(self) -> Iterator[None]:
         """Its processes get no core for the time of the block, but where they are resumed in it."""
-        self._tell(psutil.Process.suspend)
         try:
+            self._tell(psutil.Process.suspend)
             yield
         finally:
             self._tell(psutil.Process.resume)
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
-        """The other way round."""
+        """Those that are suspended get cores for the time of the block."""
         self._tell(psutil.Process.resume)
         try:
             yield
@@ -82,9 +82,8 @@ class Meter:
     def stop(self, patience: float = 5) -> None:
         """SIGTERM, then SIGKILL to those that are left: some systems leave daemons behind."""
         for end in (psutil.Process.terminate, psutil.Process.kill):
-            for process in list(self.processes()):
-                with suppress(psutil.Error):
-                    end(process)
+            self._tell(end)
+            self._tell(psutil.Process.resume)  # what is suspended would not notice
             limit = time.monotonic() + patience
             while any(self.processes()) and time.monotonic() < limit:
                 time.sleep(0.2)

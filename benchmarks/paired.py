@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.rounds import show_table
 
 Level = Mapping[str, Any]
+SIDES = ("ours", "other")
 Pairs = Mapping[tuple[str, str, int], Sequence[Level]]  # by ours, the other, and requests at a time: the rounds
 HEAD = (
     "ours", "other", "at once", "requests/s", "other's", "ours / other's", "in each slice",
@@ -27,8 +28,8 @@ def list_ratios(levels: Sequence[Level]) -> Sequence[float]:
     return [ours / other for level in levels for ours, other in level["slices"]]
 
 
-def list_p99s(levels: Sequence[Level]) -> Sequence[float]:
-    """Ours to the other's, round by round."""
+def list_p99_ratios(levels: Sequence[Level]) -> Sequence[float]:
+    """Ours to the other's p99, round by round."""
     return [level["sides"]["ours"]["p99"] / level["sides"]["other"]["p99"] for level in levels]
 
 
@@ -47,4 +48,4 @@ def _row(ours: str, other: str, at_once: int, levels: Sequence[Level]) -> Sequen
 
 def _both(levels: Sequence[Level], key: str) -> Sequence[float]:
     """Ours and the other's, the medians of the rounds."""
-    return [statistics.median(level["sides"][side][key] for level in levels) for side in ("ours", "other")]
+    return [statistics.median(level["sides"][side][key] for level in levels) for side in SIDES]

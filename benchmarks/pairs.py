@@ -5,6 +5,7 @@ changes by the minute moves both.
 """
 
 import asyncio
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,26 +18,26 @@ from benchmarks.flags import check_names, split_levels, split_names
 from benchmarks.http_load import summarize
 from benchmarks.metering import Meter
 from benchmarks.open_loop import Outcome
-from benchmarks.paired import show_pairs
+from benchmarks.paired import SIDES, show_pairs
 from benchmarks.rounds import Results, describe_machine, show_machine, stop_at_signals
-from benchmarks.systems import WITH_OUR_ENGINE, System, list_peers, list_systems
+from benchmarks.starting import LOGS
+from benchmarks.systems import EQUALS, IN_BATCHES, WITH_OUR_ENGINE, System, list_systems
 from benchmarks.trial import FAILURES, WARM_UP, PictureHost, picture_host
-from benchmarks.workload import SMALL, Workload, make_workload
+from benchmarks.workload import PRECISIONS, SMALL, Workload, make_workload
 from serving.errors import ArtefactError
 from serving.program import run_program
 from serving.settings import at_least, load_settings, setting
 
 SLICE = 4.0  # seconds, after which it is the other's turn
 LEVEL = 8  # requests at a time: the level of most targets
-PAIRS = (
+PAIRS = (  # at every level
     *(("ours, OpenVINO fp32", f"{peer}, OpenVINO fp32") for peer in WITH_OUR_ENGINE),
-    *(("ours, OpenVINO fp32", peer.name) for peer in list_peers() if not peer.name.startswith("Ray")),
+    *(("ours, OpenVINO fp32", peer) for peer in EQUALS),
 )
-"""At every level."""
-PAIRS_AT_8 = (
+PAIRS_AT_8 = (  # at that level only
     *(("ours, OpenVINO bf16", f"{peer}, OpenVINO bf16") for peer in WITH_OUR_ENGINE),
-    *(("ours, torch fp32", peer) for peer in ("LitServe", "BentoML", "MLServer")),
-    *((f"ours, OpenVINO {precision}", "Ray, mended") for precision in ("fp32", "int8")),
+    *(("ours, torch fp32", peer) for peer in IN_BATCHES),
+    *((f"ours, OpenVINO {precision}", "Ray, mended") for precision in PRECISIONS),
 )
 
 
@@ -59,27 +60,35 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     settings = load_settings(PairsSettings, "python -m benchmarks.pairs", "BENCH_", argv, environ)
     stop_at_signals()
     check_names("--others", settings.others, dict.fromkeys(other for _, other in (*PAIRS, *PAIRS_AT_8)))
-    pairs = [pair for pair in (*PAIRS, *PAIRS_AT_8) if not settings.others or pair[1] in settings.others]
-    machine, levels, skipped = describe_machine("torch", "openvino"), list[dict[str, Any]](), dict[str, str]()
     results = Results("pairs" if settings == PairsSettings() else "pairs-part")  # the page has whole ones
+    figures: dict[str, Any] = {"machine": describe_machine("torch", "openvino"), "levels": [], "skipped": {}}
     workload = make_workload()
     try:
         with picture_host(workload.pictures(SMALL)) as host:
-            for pair in settings.rounds * pairs:
-                print(" beside ".join(pair), file=sys.stderr, flush=True)
+            for ours, other in settings.rounds * _choose_pairs(settings):
+                print(f"{ours} beside {other}", file=sys.stderr, flush=True)
                 try:
-                    at_once = [level for level in settings.concurrency if pair in PAIRS or level == LEVEL]
-                    for level in _measure(pair, workload, host, at_once, settings.seconds):
-                        levels.append(level)
-                        results.write({"machine": machine, "levels": levels, "skipped": skipped})
+                    for level in _measure(ours, other, workload, host, settings):
+                        figures["levels"].append(level)
+                        results.write(figures)
                 except (ArtefactError, *FAILURES) as error:  # others can be measured all the same
-                    skipped[" beside ".join(pair)] = " ".join(str(error).split())[:500] or type(error).__name__
+                    reason = " ".join(str(error).split())[:500] or type(error).__name__
+                    figures["skipped"][f"{ours} beside {other}"] = reason
+                    results.write(figures)
     finally:  # what was measured before Ctrl-C is worth having
-        print(show_machine(machine))
-        print(show_pairs({"levels": levels}))
-        for names, reason in skipped.items():
+        print(show_machine(figures["machine"]))
+        print(show_pairs(figures))
+        for names, reason in figures["skipped"].items():
             print(f"skipped {names}: {reason}")
         print(results.file)
+    if not figures["levels"]:
+        raise ArtefactError("nothing could be measured: make bench-peers")
+
+
+def _choose_pairs(settings: PairsSettings) -> list[tuple[str, str]]:
+    """Those that have a level to be measured at."""
+    pairs = (*PAIRS, *PAIRS_AT_8) if LEVEL in settings.concurrency else PAIRS
+    return [pair for pair in pairs if not settings.others or pair[1] in settings.others]
 
 
 class _Side:
@@ -98,25 +107,25 @@ class _Side:
             used = self._meter.cpu_seconds() - before
         if set(outcome.taken) != {200}:
             counts = {status: len(taken) for status, taken in outcome.taken.items()}
-            raise ArtefactError(f"{self._system.name}: not all requests were answered, by status: {counts}")
+            raise ArtefactError(
+                f"{self._system.name} did not answer all: {counts} by status, 0 where it ended; see {LOGS}"
+            )
         return outcome, used
 
 
 def _measure(
-    pair: tuple[str, str], workload: Workload, host: PictureHost, levels: Sequence[int], seconds: float
+    ours: str, other: str, workload: Workload, host: PictureHost, settings: PairsSettings
 ) -> Iterator[dict[str, Any]]:
     """Each level of two systems that are started for them."""
-    systems = list_systems(workload)
+    systems, pair = list_systems(workload), (ours, other)
     with ExitStack() as stack:
-        ours, other = (stack.enter_context(_starting(systems[name], workload, host)) for name in pair)
-        for at_once in levels:
-            count = max(1, round(seconds / SLICE))
-            slices = [(ours.ask(at_once, SLICE), other.ask(at_once, SLICE)) for _ in range(count)]
-            sides = {
-                side: _pool(parts) for side, parts in zip(("ours", "other"), zip(*slices, strict=True), strict=True)
-            }
+        sides = [stack.enter_context(_starting(systems[name], workload, host)) for name in pair]
+        for at_once in settings.concurrency if pair in PAIRS else (LEVEL,):
+            turns = range(math.ceil(settings.seconds / SLICE))
+            slices = [[side.ask(at_once, SLICE) for side in sides] for _ in turns]
+            pooled = {name: _pool(parts) for name, parts in zip(SIDES, zip(*slices, strict=True), strict=True)}
             rates = [[_rate(outcome) for outcome, _ in parts] for parts in slices]
-            yield {"ours": pair[0], "other": pair[1], "at_once": at_once, "slices": rates, "sides": sides}
+            yield {"ours": ours, "other": other, "at_once": at_once, "slices": rates, "sides": pooled}
 
 
 @contextmanager

@@ -58,8 +58,9 @@ def _row(name: str, level: str, rounds: Sequence[Round], agreement: Mapping[str,
     keys = ("per_second", "p50", "p99", "core_ms")
     figures = [_show(median(rounds, key)) if is_sound(rounds) else "-" for key in keys]
     costs = [f"{median(rounds, key):.2f}" for key in ("client_core_ms", "host_core_ms")]
-    compared = () if name.startswith(WITHOUT_MODEL) else ("same_best", "matches_in_common")
-    agrees = [f"{agreement[key]:.0%}" for key in compared] or ["", ""]
+    agrees = ["", ""]
+    if not name.startswith(WITHOUT_MODEL):
+        agrees = [f"{agreement[key]:.0%}" for key in ("same_best", "matches_in_common")]
     memory = f"{max(one['megabytes'] for one in rounds):.0f}"
     return (name, level, *figures, *costs, memory, f"{errors}", *agrees)
 

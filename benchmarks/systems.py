@@ -25,6 +25,8 @@ PATIENT = ("--request_timeout", "120")  # the others limit no request's time
 
 TRIED, CHOSEN, CHOSEN_WITH_OURS = "tried", "chosen", "chosen_with_our_engine"  # keys of SETTINGS
 SETTINGS = PEERS / "settings.json"
+EQUALS = ("FastAPI", "LitServe", "BentoML", "MLServer", "KServe sample")  # what is served by one framework alone
+IN_BATCHES = ("LitServe", "BentoML", "MLServer")  # of these, the fastest with torch
 WITH_OUR_ENGINE = ("FastAPI", "LitServe", "BentoML", "MLServer")
 QUERY = f'{{"url": "URL", "k": {K}, "n": {N}}}'
 

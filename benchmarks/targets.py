@@ -5,16 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.paired import Pairs, group_pairs, list_p99s, list_ratios
+from benchmarks.paired import Pairs, group_pairs, list_p99_ratios, list_ratios
 from benchmarks.profiled import added_core_ms, added_ms, find_saturation, group_rounds, share_of_limit
 from benchmarks.rounds import read_newest, show_machine, show_table
 from benchmarks.served import Served
-from benchmarks.systems import WITH_OUR_ENGINE
+from benchmarks.systems import EQUALS, IN_BATCHES, WITH_OUR_ENGINE
 from benchmarks.workload import ROWS
 from serving.errors import ArtefactError
 from serving.program import run_program
 
-EQUALS = ("FastAPI", "LitServe", "BentoML", "MLServer", "KServe sample")
 ENGINES = ("torch fp32", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8")
 SAME_BEST = 0.98  # share of equal best classes below which a precision counts as another model
 DIM = 512
@@ -32,7 +31,7 @@ class Target:
     found: float | None
     unit: str = ""
     most: bool = False  # `wanted` is the most, not the least
-    rounds: Sequence[float] = ()  # the same figure in each round alone
+    rounds: Sequence[float] = ()  # the same figure in each round, or slice, alone
 
     @property
     def met(self) -> str:
@@ -110,47 +109,45 @@ def _find_sound(served: Served) -> Sequence[str]:
 
 def _pair_targets(pairs: Pairs, served: Served) -> Iterator[Target]:
     """What is beside others, slice by slice of seconds in which both had their turn."""
-    fp32, torch, mended = "ours, OpenVINO fp32", "ours, torch fp32", "Ray, mended"
-    best = max((_list_ratios(pairs, ours, [mended]) for ours in _find_sound(served)), key=_order, default=())
+
+    def rates(ours: str, others: Sequence[str]) -> list[Sequence[float]]:
+        return [list_ratios(pairs.get((ours, other, LEVEL), ())) for other in others]
+
+    def p99s(others: Sequence[str], level: int) -> list[Sequence[float]]:
+        return [list_p99_ratios(pairs.get((fp32, other, level), ())) for other in others]
+
+    fp32, mended = "ours, OpenVINO fp32", ("Ray, mended",)
+    best = max((rates(ours, mended) for ours in _find_sound(served)), key=_median_of_first, default=())
     yield _judge("requests/s at 8, best precision that agrees, against Ray mended", 20, best)
-    yield _judge("the same in fp32", 4, _list_ratios(pairs, fp32, [mended]))
-    yield _judge(
-        "requests/s at 8, OpenVINO fp32, against the best of the others with torch",
-        1.3,
-        _list_ratios(pairs, fp32, EQUALS),
-    )
+    yield _judge("the same in fp32", 4, rates(fp32, mended))
+    what = "requests/s at 8, OpenVINO fp32, against the best of the others with torch"
+    yield _judge(what, 1.3, rates(fp32, EQUALS))
     for precision in ("fp32", "bf16"):
-        found = _list_ratios(pairs, f"ours, OpenVINO {precision}", _name_rivals(precision))
+        found = rates(f"ours, OpenVINO {precision}", _name_rivals(precision))
         yield _judge(f"the same with OpenVINO {precision} in theirs, too", 1, found)
-    yield _judge("requests/s at 8, torch in ours and in the others", 1, _list_ratios(pairs, torch, EQUALS))
+    what = "requests/s at 8, torch in ours and in those of the others that batch"
+    yield _judge(what, 1, rates("ours, torch fp32", IN_BATCHES))
     for level in (1, 8, 32):
         for which, others in (("torch", EQUALS), ("OpenVINO", _name_rivals("fp32"))):
             what = f"p99 at {level}, OpenVINO fp32 / the lowest of the others with {which}"
-            yield _judge(what, 1, _list_p99s(pairs, fp32, others, level), most=True)
+            yield _judge(what, 1, p99s(others, level), most=True)
+
+
+def _median_of_first(beside: Sequence[Sequence[float]]) -> float:
+    return statistics.median(beside[0]) if beside[0] else 0.0
 
 
 def _name_rivals(precision: str) -> Sequence[str]:
     return [f"{name}, OpenVINO {precision}" for name in WITH_OUR_ENGINE]
 
 
-def _list_ratios(pairs: Pairs, ours: str, others: Sequence[str]) -> Sequence[float]:
-    """Of requests/s at 8, in each slice beside the one that comes nearest to ours, or is most ahead."""
-    found = (list_ratios(pairs.get((ours, other, LEVEL), ())) for other in others)
-    return min((ratios for ratios in found if ratios), key=statistics.median, default=())
-
-
-def _list_p99s(pairs: Pairs, ours: str, others: Sequence[str], level: int) -> Sequence[float]:
-    """Of the rounds, beside the one with the lowest in proportion to ours."""
-    found = (list_p99s(pairs.get((ours, other, level), ())) for other in others)
-    return max((ratios for ratios in found if ratios), key=statistics.median, default=())
-
-
-def _order(ratios: Sequence[float]) -> float:
-    return statistics.median(ratios) if ratios else 0.0
-
-
-def _judge(what: str, wanted: float, ratios: Sequence[float], most: bool = False) -> Target:
-    return Target(what, wanted, _median(ratios), " times", most, ratios)
+def _judge(what: str, wanted: float, beside: Sequence[Sequence[float]], most: bool = False) -> Target:
+    """By the rival that is most ahead, in each slice or round and on the whole; all rivals must have been measured."""
+    choose = max if most else min
+    if not beside or not all(beside):
+        return Target(what, wanted, None, " times", most)
+    rounds = [choose(ratios) for ratios in zip(*beside, strict=False)]
+    return Target(what, wanted, choose(map(statistics.median, beside)), " times", most, rounds)
 
 
 def _limit_targets(figures: Any) -> Iterator[Target]:

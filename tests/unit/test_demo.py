@@ -45,7 +45,7 @@ def test_a_taken_port_of_the_pictures_is_named(tmp_path: Path) -> None:
 def test_a_server_that_ends_ends_the_demo(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], text=True)
     server = Server(process, "", "", "", tmp_path / "predictor.log")
-    with pytest.raises(StartError, match="exit code 3; its log is"):
+    with pytest.raises(StartError, match="the predictor ended with exit code 3; its log is"):
         stay("http://127.0.0.1/predict/", "http://127.0.0.1/a.jpg", [server])
 
 
