@@ -21,6 +21,7 @@ from benchmarks.load import load_http
 from benchmarks.metering import DECODE, FORWARD, PREDICTOR_LOOP, TRANSFORMER_LOOP, Meter, measure_parts, split_seconds
 from benchmarks.open_loop import LOST, OpenLoop, encode_post
 from benchmarks.page import PAGE, TABLES, fill
+from benchmarks.pairs import PAIRS, PAIRS_AT_8
 from benchmarks.plans import BARE, PLANS, TAKES, Part
 from benchmarks.profile import join_lines, pool
 from benchmarks.profiled import STAGES, show_profile
@@ -305,10 +306,12 @@ def test_time_is_counted_for_the_right_server() -> None:
     assert used[TRANSFORMER_LOOP] >= 0.4 and used[PREDICTOR_LOOP] >= 0.4 and used[DECODE] < 0.2 and used[FORWARD] < 0.2
 
 
-def test_what_is_suspended_gets_no_core() -> None:
+def test_what_is_suspended_gets_no_core_but_is_ended_as_any_other() -> None:
     meter = Meter()
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"], env=dict(meter.environ)) as process:
+    code = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", code], env=dict(meter.environ)) as process:
         try:
+            wait_until(lambda: meter.cpu_seconds() >= 0.2, "its start")
             with meter.suspended():
                 before = meter.cpu_seconds()
                 time.sleep(0.3)
@@ -318,9 +321,20 @@ def test_what_is_suspended_gets_no_core() -> None:
                 before = meter.cpu_seconds()
                 time.sleep(0.3)
                 assert meter.cpu_seconds() - before <= 0.02
-            wait_until(lambda: meter.cpu_seconds() - before >= 0.1, "the end of the block")
+                meter.stop(patience=30)
+            assert process.wait(10) == 7
         finally:
             process.kill()
+
+
+def test_what_the_targets_are_beside_is_measured() -> None:
+    served = serve(ours=rounds(load(10)), bf16=rounds(load(20)))
+    levels = [{**in_pair(*pair), "at_once": level} for pair in PAIRS for level in (1, 8, 32)]
+    pairs = {"levels": [*levels, *(in_pair(*pair) for pair in PAIRS_AT_8)]}
+    newest = {**dict.fromkeys(("profile", "overload", "start", "scale", "halves")), "serve": served, "pairs": pairs}
+    beside = [one for one in list_targets(newest) if one.unit == " times" and "predictors" not in one.what]
+    assert [one.what for one in beside if one.found is None] == [AS_WRITTEN]
+    assert len(beside) == 13
 
 
 def test_rounds_of_parts_are_not_mixed() -> None:
