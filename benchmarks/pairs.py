@@ -7,7 +7,7 @@ changes by the minute moves both.
 import asyncio
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -62,19 +62,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     check_names("--others", settings.others, dict.fromkeys(other for _, other in (*PAIRS, *PAIRS_AT_8)))
     results = Results("pairs" if settings == PairsSettings() else "pairs-part")  # the page has whole ones
     figures: dict[str, Any] = {"machine": describe_machine("torch", "openvino"), "levels": [], "skipped": {}}
-    workload = make_workload()
     try:
-        with picture_host(workload.pictures(SMALL)) as host:
-            for ours, other in settings.rounds * _choose_pairs(settings):
-                print(f"{ours} beside {other}", file=sys.stderr, flush=True)
-                try:
-                    for level in _measure(ours, other, workload, host, settings):
-                        figures["levels"].append(level)
-                        results.write(figures)
-                except (ArtefactError, *FAILURES) as error:  # others can be measured all the same
-                    reason = " ".join(str(error).split())[:500] or type(error).__name__
-                    figures["skipped"][f"{ours} beside {other}"] = reason
-                    results.write(figures)
+        _measure_all(settings, figures, lambda: results.write(figures))
     finally:  # what was measured before Ctrl-C is worth having
         print(show_machine(figures["machine"]))
         print(show_pairs(figures))
@@ -83,6 +72,22 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
         print(results.file)
     if not figures["levels"]:
         raise ArtefactError("nothing could be measured: make bench-peers")
+
+
+def _measure_all(settings: PairsSettings, figures: dict[str, Any], keep: Callable[[], object]) -> None:
+    """Add each pair's levels to the figures, or the reason why it is skipped."""
+    workload = make_workload()
+    with picture_host(workload.pictures(SMALL)) as host:
+        for ours, other in settings.rounds * _choose_pairs(settings):
+            print(f"{ours} beside {other}", file=sys.stderr, flush=True)
+            try:
+                for level in _measure(ours, other, workload, host, settings):
+                    figures["levels"].append(level)
+                    keep()
+            except (ArtefactError, *FAILURES) as error:  # others can be measured all the same
+                reason = " ".join(str(error).split())[:500] or type(error).__name__
+                figures["skipped"][f"{ours} beside {other}"] = reason
+                keep()
 
 
 def _choose_pairs(settings: PairsSettings) -> list[tuple[str, str]]:
