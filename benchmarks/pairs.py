@@ -21,7 +21,7 @@ from benchmarks.open_loop import Outcome
 from benchmarks.paired import SIDES, show_pairs
 from benchmarks.rounds import Results, describe_machine, show_machine, stop_at_signals
 from benchmarks.starting import LOGS
-from benchmarks.systems import EQUALS, IN_BATCHES, WITH_OUR_ENGINE, System, list_systems
+from benchmarks.systems import EQUALS, IN_BATCHES, LEVEL, WITH_OUR_ENGINE, System, list_systems
 from benchmarks.trial import FAILURES, WARM_UP, PictureHost, picture_host
 from benchmarks.workload import PRECISIONS, SMALL, Workload, make_workload
 from serving.errors import ArtefactError
@@ -29,7 +29,6 @@ from serving.program import run_program
 from serving.settings import at_least, load_settings, setting
 
 SLICE = 4.0  # seconds, after which it is the other's turn
-LEVEL = 8  # requests at a time: the level of most targets
 PAIRS = (  # at every level
     *(("ours, OpenVINO fp32", f"{peer}, OpenVINO fp32") for peer in WITH_OUR_ENGINE),
     *(("ours, OpenVINO fp32", peer) for peer in EQUALS),

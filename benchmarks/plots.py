@@ -11,11 +11,10 @@ from benchmarks.paired import group_pairs, list_ratios
 from benchmarks.profiled import group_rounds, take_core_ms
 from benchmarks.rounds import find_newest
 from benchmarks.served import Served
-from benchmarks.systems import WITHOUT_MODEL
+from benchmarks.systems import LEVEL, WITHOUT_MODEL
 from benchmarks.workload import SMALL
 from serving.program import run_program
 
-LEVEL = 8
 OURS, THEIRS, LIMIT = "#1f6f8b", "#b5b5b5", "#e0a030"
 Figures = Mapping[str, Any]
 

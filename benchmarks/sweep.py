@@ -10,13 +10,12 @@ from benchmarks.flags import check_names, split_names
 from benchmarks.plans import Part
 from benchmarks.rounds import Results, describe_machine, show_machine, show_table, stop_at_signals
 from benchmarks.serve_table import is_sound, median
-from benchmarks.systems import CHOSEN, CHOSEN_WITH_OURS, SETTINGS, TRIED, System, list_systems, read_settings
+from benchmarks.systems import CHOSEN, CHOSEN_WITH_OURS, LEVEL, SETTINGS, TRIED, System, list_systems, read_settings
 from benchmarks.trial import Trial, picture_host
 from benchmarks.workload import Workload, make_workload
 from serving.program import run_program
 from serving.settings import at_least, load_settings, setting
 
-LEVEL = 8  # requests at a time: the level of most targets
 WITH_OURS = ", OpenVINO fp32"
 
 

@@ -23,6 +23,7 @@ BY_WRK = ", asked by wrk"  # with another client, which shows what ours adds
 BARE_SERVERS = "two bare servers, OpenVINO fp32"  # what two processes cost at least
 PATIENT = ("--request_timeout", "120")  # the others limit no request's time
 
+LEVEL = 8  # requests at a time: the level of most targets
 TRIED, CHOSEN, CHOSEN_WITH_OURS = "tried", "chosen", "chosen_with_our_engine"  # keys of SETTINGS
 SETTINGS = PEERS / "settings.json"
 EQUALS = ("FastAPI", "LitServe", "BentoML", "MLServer", "KServe sample")  # what is served by one framework alone

@@ -2,14 +2,14 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.paired import Pairs, group_pairs, list_p99_ratios, list_ratios
 from benchmarks.profiled import added_core_ms, added_ms, find_saturation, group_rounds, share_of_limit
 from benchmarks.rounds import read_newest, show_machine, show_table
 from benchmarks.served import Served
-from benchmarks.systems import EQUALS, IN_BATCHES, WITH_OUR_ENGINE
+from benchmarks.systems import EQUALS, IN_BATCHES, LEVEL, WITH_OUR_ENGINE
 from benchmarks.workload import ROWS
 from serving.errors import ArtefactError
 from serving.program import run_program
@@ -17,7 +17,6 @@ from serving.program import run_program
 ENGINES = ("torch fp32", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8")
 SAME_BEST = 0.98  # share of equal best classes below which a precision counts as another model
 DIM = 512
-LEVEL = 8  # requests at a time
 MEASURED = ("serve", "pairs", "profile", "overload", "start", "scale", "halves")
 INDEX_MEGABYTES = ROWS * DIM * 4 / 2**20  # as the meter counts them
 
@@ -77,7 +76,7 @@ def show_targets(newest: Mapping[str, Any]) -> str:
 def list_targets(newest: Mapping[str, Any]) -> Iterator[Target]:
     """All of them."""
     served = Served(newest["serve"])
-    yield from _by_round(served)
+    yield _serve_target(served)
     yield from _pair_targets(group_pairs(newest["pairs"]), served)
     yield from _limit_targets(newest["profile"])
     yield from _overload_targets(newest["overload"])
@@ -87,19 +86,17 @@ def list_targets(newest: Mapping[str, Any]) -> Iterator[Target]:
     yield from _scale_targets(next((found for found in both if found and "two_predictors" in found), None))
 
 
-def _by_round(served: Served) -> Iterator[Target]:
-    """Those of the service, and what each round alone says of the same systems."""
-    alone = (_serve_targets(one, served) for one in served.split())
-    for whole, *single in zip(_serve_targets(served, served), *alone, strict=True):
-        yield replace(whole, rounds=[one.found for one in single if one.found is not None])
-
-
-def _serve_targets(served: Served, whole: Served) -> Iterator[Target]:
-    """The figures of `served`, of the precision that is the best in the `whole`."""
-    rates = {name: found for name in _find_sound(whole) if (found := whole.per_second(name, LEVEL))}
+def _serve_target(served: Served) -> Target:
+    """Of the precision that is the best in all rounds together."""
+    rates = {name: found for name in _find_sound(served) if (found := served.per_second(name, LEVEL))}
     best = max(rates, key=rates.__getitem__, default="")
-    times = _over(served.per_second(best, LEVEL), served.per_second("Ray, as written", LEVEL))
-    yield Target("requests/s at 8, best precision that agrees, against Ray as written", 1000, times, " times")
+
+    def times(rounds: Served) -> float | None:
+        return _over(rounds.per_second(best, LEVEL), rounds.per_second("Ray, as written", LEVEL))
+
+    what = "requests/s at 8, best precision that agrees, against Ray as written"
+    alone = [found for one in served.split() if (found := times(one)) is not None]
+    return Target(what, 1000, times(served), " times", rounds=alone)
 
 
 def _find_sound(served: Served) -> Sequence[str]:
